@@ -1,0 +1,186 @@
+"""What goes into the engine and what comes out: plain arrays with names, shapes and units.
+
+Conventions, stated once (docs/conventions.md has the numeric vectors):
+
+- axis order of arrays is (class, particle, z, y, x); angles are radians, lengths Angstrom;
+- a rotation ``A`` is the RELION ZYZ matrix that maps the volume frame to the image frame, so the
+  central slice of an image samples the volume's transform at ``A.T @ (x, y, 0)``;
+- translating an image by ``+shift`` (x, y) centres its particle (``rlnOriginX/YAngst``);
+- particles are bright: protein has higher values than solvent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "Assignments",
+    "ClassSnapshot",
+    "EngineEvent",
+    "EngineSettings",
+    "FloatArray",
+    "Geometry",
+    "IntArray",
+    "Optics",
+    "ParticleImages",
+    "Phase",
+    "Snapshot",
+    "StepReport",
+]
+
+FloatArray = npt.NDArray[np.floating]
+IntArray = npt.NDArray[np.integer]
+Phase = Literal["waiting", "initial", "intermediate", "final"]
+
+
+@dataclass(frozen=True)
+class Optics:
+    """Microscope constants shared by the particles of one optics group."""
+
+    voltage_kv: float
+    spherical_aberration_mm: float
+    amplitude_contrast: float
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sampling that every particle of one session shares."""
+
+    box: int
+    pixel_size_angstrom: float
+
+    @property
+    def box_angstrom(self) -> float:
+        """Edge of the particle image in Angstrom: radius ``r`` is a resolution of edge / r."""
+        return self.box * self.pixel_size_angstrom
+
+
+@dataclass(frozen=True)
+class ParticleImages:
+    """Checked particles on their way into the engine; every array has one row per particle."""
+
+    images: FloatArray  # (n, box, box) float16 or float32, bright protein
+    particle_ids: npt.NDArray[np.uint64]  # (n,) stable 64-bit identity; decides the half-set
+    defocus_u_angstrom: FloatArray  # (n,) positive is underfocus
+    defocus_v_angstrom: FloatArray  # (n,)
+    defocus_angle_rad: FloatArray  # (n,)
+    phase_shift_rad: FloatArray  # (n,)
+    optics_group: IntArray  # (n,) index into ``optics``
+    optics: tuple[Optics, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What a user may set; the defaults are what a user would pick.
+
+    Raises
+    ------
+    ValueError
+        A value outside its range; the message names the parameter and the range.
+    """
+
+    n_classes: int = 1
+    symmetry: str = "C1"
+    max_resolution_angstrom: float = 12.0
+    initial_resolution_angstrom: float | None = None  # None: start at radius 5, as measured best
+    mask_diameter_angstrom: float | None = None  # None: 0.85 of the box
+    max_shift_angstrom: float | None = None  # None: 7 % of the box
+    minibatch_initial: int = 100
+    minibatch_final: int = 300
+    particles_to_use: int | None = None  # None: all
+    replay_passes: int = 2
+    class_similarity: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run can honour."""
+        positive = {
+            "n_classes": self.n_classes,
+            "max_resolution_angstrom": self.max_resolution_angstrom,
+            "minibatch_initial": self.minibatch_initial,
+            "minibatch_final": self.minibatch_final,
+        }
+        for name, value in positive.items():
+            if value <= 0:
+                raise ValueError(f"{name} must be above 0, not {value}")
+        if not 0 <= self.class_similarity <= 1:
+            raise ValueError(f"class_similarity must be 0 to 1, not {self.class_similarity}")
+        if self.replay_passes < 0:
+            raise ValueError(f"replay_passes must be 0 or more, not {self.replay_passes}")
+
+
+@dataclass(frozen=True)
+class EngineEvent:
+    """Something worth telling a person: a phase, a warning, a class born, a verdict."""
+
+    kind: str  # "phase", "race", "contrast_inverted", "resolution", ...
+    message: str  # one sentence in words
+    class_index: int | None = None
+    values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one update did."""
+
+    step: int  # updates made so far, this one included
+    phase: Phase
+    new_particles: int  # trained for the first time in this step
+    replayed_particles: int  # presented again in this step
+    particles_seen: int  # distinct particles trained so far
+    particles_presented: int  # presentations so far, replays included
+    temperature: float
+    radius_shells: tuple[int, ...]  # per class
+    resolution_angstrom: tuple[float | None, ...]  # per class; None until it can be said honestly
+    occupancy: tuple[float, ...]  # per class, sums to 1
+    evidence_per_particle: float  # nats against noise only, before learning from the minibatch
+    stage_seconds: Mapping[str, float]
+    events: tuple[EngineEvent, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClassSnapshot:
+    """One class's map and what is known about it."""
+
+    volume: FloatArray  # (box, box, box) float32
+    half1: FloatArray  # (box, box, box) float32
+    half2: FloatArray  # (box, box, box) float32
+    fsc: FloatArray  # (shells,) half-map FSC; index is the radius in shells, [0] is 1
+    resolution_angstrom: float | None  # half-map FSC 0.5 crossing; None until it can be trusted
+    particles: int  # particles whose best class this is
+    occupancy: float  # share of the posterior mass
+    effective_particles: float  # particles' worth of information inside the memory window
+    view_histogram: FloatArray  # (18, 36) counts over tilt (0..pi) x rot (-pi..pi)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Every class at one step."""
+
+    step: int
+    phase: Phase
+    particles_seen: int
+    particles_presented: int
+    geometry: Geometry
+    classes: tuple[ClassSnapshot, ...]
+
+
+@dataclass(frozen=True)
+class Assignments:
+    """What is known about each particle; rows in order of arrival."""
+
+    particle_ids: npt.NDArray[np.uint64]  # (n,)
+    class_index: IntArray  # (n,) 0-based; -1: not used (not yet trained, or head of stream is full)
+    rotations: FloatArray  # (n, 3, 3) A
+    shifts_angstrom: FloatArray  # (n, 2) x, y
+    max_probability: FloatArray  # (n,) largest posterior weight of one pose
+    log_likelihood: FloatArray  # (n,) evidence against noise only, nats
+    half: IntArray  # (n,) 1 or 2
