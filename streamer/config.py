@@ -1,0 +1,248 @@
+"""Settings of the service: flags over environment over TOML file over defaults.
+
+One pydantic model owns every setting, its range and its sentence of help. The engine's own
+parameters are defined once, in `reconstruct.types.EngineSettings`, and nested here unchanged.
+Environment names start with ABINITIO_ and nest with two underscores (ABINITIO_ENGINE__N_CLASSES).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from reconstruct.types import EngineSettings
+from streamer.errors import ConfigurationError
+
+__all__ = [
+    "BatchSettings",
+    "CheckpointSettings",
+    "KafkaSettings",
+    "LimitSettings",
+    "MetricsSettings",
+    "Settings",
+    "SnapshotSettings",
+    "load_settings",
+    "training_digest",
+]
+
+_file_content: ContextVar[Mapping[str, Any]] = ContextVar("_file_content", default={})  # noqa: B039
+_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class KafkaSettings(_Section):
+    """How to reach a broker that wants encryption or a login."""
+
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = None
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+
+
+class CheckpointSettings(_Section):
+    """When to save the state, whichever comes first."""
+
+    every_particles: int = Field(default=20_000, ge=1)
+    every_s: float = Field(default=60.0, gt=0)
+    keep: int = Field(default=3, ge=1, le=100)
+
+
+class SnapshotSettings(_Section):
+    """When to publish volumes: an early look, then steadily.
+
+    The cadence counts particles and steps, never seconds, so that a session restarted after a
+    crash publishes the same snapshots as one that was never interrupted.
+    """
+
+    first_particles: int = Field(default=300, ge=1)
+    every_particles: int = Field(default=2_000, ge=1)
+    every_steps: int = Field(default=40, ge=1)
+    inline_volumes: bool = False
+    pictures: bool = True
+
+
+class BatchSettings(_Section):
+    """How much to take from the log at once."""
+
+    max_records: int = Field(default=64, ge=1)
+    max_bytes: int = Field(default=64 << 20, ge=1 << 16)
+    max_wait_s: float = Field(default=0.25, gt=0, le=60)
+
+
+class MetricsSettings(_Section):
+    """Where Prometheus and the live page find this process."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: int = Field(default=9109, ge=0, le=65535)
+
+
+class LimitSettings(_Section):
+    """Bounds that keep one bad record or one slow stop from spoiling a session."""
+
+    max_record_bytes: int = Field(default=64 << 20, ge=1 << 10)
+    dead_letter_bytes: int = Field(default=256 << 10, ge=0)
+    crashes_per_record: int = Field(default=3, ge=1)
+    recent_records: int = Field(default=10_000, ge=0)
+    stop_budget_s: float = Field(default=60.0, gt=0)
+    skip_gap: bool = False
+
+
+class Settings(BaseSettings):
+    """Everything a user may set about one session."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ABINITIO_", env_nested_delimiter="__", frozen=True, extra="forbid"
+    )
+
+    bus: str = Field(
+        default="sqlite:///abinitio-live.db", pattern=r"^(kafka://[^/]+|sqlite:///.+|memory://.+)$"
+    )
+    topics_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,100}$")
+    session: _Name = "default"
+    out: Path = Path("abinitio-out")
+    state: Path | None = None
+    roots: tuple[Path, ...] = ()
+    engine: EngineSettings = EngineSettings()
+    kafka: KafkaSettings = KafkaSettings()
+    checkpoint: CheckpointSettings = CheckpointSettings()
+    snapshots: SnapshotSettings = SnapshotSettings()
+    batch: BatchSettings = BatchSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    limits: LimitSettings = LimitSettings()
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _known_engine_names(cls, value: object) -> object:
+        known = {field.name for field in fields(EngineSettings)}
+        if isinstance(value, Mapping) and (unknown := sorted(set(value) - known)):
+            raise ValueError(
+                f"{unknown[0]} is no parameter of the engine; there are {sorted(known)}"
+            )
+        return value
+
+    @property
+    def state_folder(self) -> Path:
+        """Where checkpoints live: beside the results unless set."""
+        return self.state if self.state is not None else self.out / "state"
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags first, then the environment, then the file handed in by `load_settings`."""
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, _FileSource(settings_cls)
+
+
+class _FileSource(PydanticBaseSettingsSource):
+    """What `load_settings` read from the TOML file."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Give one field's value, as the base class asks."""
+        del field
+        return _file_content.get().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        return dict(_file_content.get())
+
+
+def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:
+    """Put the settings together and refuse wrong ones in one line.
+
+    Parameters
+    ----------
+    file
+        TOML file; tables are the sections (``[engine]``, ``[checkpoint]``...).
+    overrides
+        Flags by dotted name (``"engine.n_classes"``); None values count as not given.
+
+    Raises
+    ------
+    ConfigurationError
+        A value, a name or the file is wrong; the message names it and its source.
+    """
+    nested: dict[str, Any] = {}
+    for name, value in (overrides or {}).items():
+        if value is None:
+            continue
+        section, _, leaf = name.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[leaf] = value
+    token = _file_content.set(_read_toml(file))
+    try:
+        return Settings(**nested)
+    except ValidationError as error:
+        raise ConfigurationError(_first_problem(error), _REMEDY) from error
+    finally:
+        _file_content.reset(token)
+
+
+_REMEDY = "Correct the flag, the ABINITIO_ variable or the line of the settings file"
+
+
+def _read_toml(file: Path | None) -> dict[str, Any]:
+    if file is None:
+        return {}
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"no settings file {file}", "Give an existing TOML file"
+        ) from error
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(
+            f"cannot read settings file {file}: {error}", "Correct the file"
+        ) from error
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
+    more = error.error_count() - 1
+    rest = f", and {more} more" if more else ""
+    return f"setting {where or 'of the service'}: {message}{shown}{rest}"
+
+
+def training_digest(settings: Settings) -> str:
+    """Digest of what decides the model, so that a checkpoint is never continued with other values.
+
+    Where results go and how often they are shown may change between two runs of one session;
+    the engine's parameters may not.
+    """
+    text = json.dumps(asdict(settings.engine), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
