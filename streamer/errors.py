@@ -2,12 +2,13 @@
 
 Every message is one line and says what to do; `exit_code` is what the process returns.
 
+What the bus itself can raise is `streamer.transports.base.TransportError`.
+
 - `ServiceError`: anything below
     - `ConfigurationError`: a setting, a path or a credential is wrong (2)
     - `RetentionGapError`: the log no longer holds the next record (3)
     - `CheckpointError`: no readable checkpoint, or one of another session (4)
     - `TwinError`: another process has taken over this session (5)
-    - `BusUnreachableError`: no broker or database answers (6)
     - `AccountingError`: the counters do not add up; a bug in this program (70)
 """
 
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 __all__ = [
     "AccountingError",
-    "BusUnreachableError",
     "CheckpointError",
     "ConfigurationError",
     "RetentionGapError",
@@ -65,12 +65,6 @@ class TwinError(ServiceError):
     """Another process has taken over this session."""
 
     exit_code = 5
-
-
-class BusUnreachableError(ServiceError):
-    """No broker or database answers at the configured address."""
-
-    exit_code = 6
 
 
 class AccountingError(ServiceError):

@@ -1,0 +1,76 @@
+"""Flags win over the environment, the environment over the file, the file over the defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from streamer.config import load_settings, training_digest
+from streamer.errors import ConfigurationError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "session.toml"
+    path.write_text(
+        'session = "from-file"\n[engine]\nn_classes = 2\nseed = 5\nsymmetry = "O"\n'
+        "[checkpoint]\nevery_s = 11\n"
+    )
+    return path
+
+
+def test_flags_win_over_environment_over_file_over_defaults(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ABINITIO_ENGINE__N_CLASSES", "3")
+    monkeypatch.setenv("ABINITIO_ENGINE__SEED", "6")
+    settings = load_settings(file, {"engine.seed": 7, "engine.symmetry": None})
+    assert settings.engine.seed == 7
+    assert settings.engine.n_classes == 3
+    assert settings.engine.symmetry == "O"
+    assert settings.session == "from-file"
+    assert settings.checkpoint.every_s == 11
+    assert settings.checkpoint.keep == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ({"engine.n_classes": 0}, "n_classes must be above 0, not 0"),
+        ({"engine.clases": 2}, "clases is no parameter of the engine"),
+        ({"bus": "localhost:9092"}, "setting bus"),
+        ({"session": "a/b"}, "setting session"),
+        ({"checkpoint.every_s": -1}, "setting checkpoint.every_s"),
+        ({"metrics.port": 99999}, "setting metrics.port"),
+        ({"nonsense": 1}, "setting nonsense"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_a_remedy(
+    overrides: dict[str, object], expected: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        load_settings(None, overrides)
+    line = str(caught.value)
+    assert expected in line
+    assert "\n" not in line
+    assert "Correct the flag" in line
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"no settings file .*absent\.toml"):
+        load_settings(tmp_path / "absent.toml")
+    (tmp_path / "broken.toml").write_text("[engine\n")
+    with pytest.raises(ConfigurationError, match=r"broken\.toml"):
+        load_settings(tmp_path / "broken.toml")
+
+
+def test_the_password_never_shows() -> None:
+    settings = load_settings(None, {"kafka.sasl_password": "hush"})
+    assert "hush" not in repr(settings)
+
+
+def test_only_the_engines_parameters_decide_the_training_digest() -> None:
+    plain = training_digest(load_settings())
+    assert training_digest(load_settings(None, {"checkpoint.every_s": 1})) == plain
+    assert training_digest(load_settings(None, {"engine.seed": 1})) != plain
