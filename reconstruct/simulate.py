@@ -22,7 +22,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from reconstruct.ctf import ctf_values
-from reconstruct.euler import matrices_from_euler
+from reconstruct.euler import matrix_from_euler
 from reconstruct.projection import (
     ImagePlane,
     Projector,
@@ -271,10 +271,11 @@ def _draw_rotations(
     if settings.views == "concentrated":
         kappa = settings.concentration
         cosine = 1.0 + np.log(1.0 - u * (1.0 - math.exp(-2.0 * kappa))) / kappa
-    rotations = matrices_from_euler(rot, np.arccos(np.clip(cosine, -1.0, 1.0)), psi)
+    tilt = np.arccos(np.clip(cosine, -1.0, 1.0))
+    rotations = matrix_from_euler(np.stack([rot, tilt, psi], axis=1))
     if settings.views == "concentrated":
         x, y, z = settings.preferred_direction
-        turn = matrices_from_euler(math.atan2(y, x), math.atan2(math.hypot(x, y), z), 0.0)
+        turn = matrix_from_euler([math.atan2(y, x), math.atan2(math.hypot(x, y), z), 0.0])
         rotations = rotations @ turn
     return rotations
 
@@ -319,7 +320,7 @@ def _junk(
     direction = angles[0]
     offsets = apart[:, None] * np.stack([np.cos(direction), np.sin(direction)], axis=1)
     tilt = np.arccos(rng.uniform(-1.0, 1.0, size=neighbours))
-    rotations = matrices_from_euler(angles[1], tilt, angles[2])
+    rotations = matrix_from_euler(np.stack([angles[1], tilt, angles[2]], axis=1))
     parts = project(bench.projectors[0], rotations, bench.plane)
     clump: npt.NDArray[np.complex64] = (parts * _displacement(offsets, bench)).sum(axis=0)
     return clump
