@@ -1,1 +1,1 @@
-"""Placeholder docstring; see docs/architecture.md."""
+"""What travels: wire models and the codec; this package imports nothing of the other two."""
