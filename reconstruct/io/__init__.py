@@ -1,1 +1,1 @@
-"""Placeholder docstring; see docs/architecture.md."""
+"""Files in and out: RELION STAR, cryoSPARC .cs and MRC, with degrees and pixels only in here."""
