@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     bus: str = Field(
         default="sqlite:///abinitio-live.db", pattern=r"^(kafka://[^/]+|sqlite:///.+|memory://.+)$"
     )
-    topics_prefix: str = Field(default="", pattern=r"^[A-Za-z0-9._-]{0,100}$")
+    topics_prefix: _Name = "abinitio"
     session: _Name = "default"
     out: Path = Path("abinitio-out")
     state: Path | None = None

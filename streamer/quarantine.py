@@ -1,0 +1,118 @@
+"""Which particles of a batch are fit to train, and why the others are not.
+
+One bad particle never spoils its batch: each row gets its own verdict. Reasons are short slugs that
+never change meaning, since metrics, dead letters and the guide name them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["REASONS", "Problem", "RowVerdicts", "judge_rows"]
+
+Array = npt.NDArray[Any]
+
+REASONS: Mapping[str, str] = {
+    "non_finite_pixels": "pixels that are NaN or infinite",
+    "constant_image": "every pixel has the same value",
+    "absurd_pixels": "pixel values beyond anything a normalised image holds",
+    "defocus_zero": "defocus 0: no CTF was estimated",
+    "defocus_absurd": "defocus that is not finite, negative or beyond 20 micrometres",
+    "angle_not_finite": "astigmatism angle or phase shift that is not a number",
+    "unknown_optics_group": "an optics group that the record does not define",
+    "wrong_identity": "a particle id that does not come from the image name",
+}
+"""Every reason a particle can be quarantined for by its content, in words."""
+
+DEFOCUS_LIMIT_ANGSTROM = 200_000.0
+PIXEL_LIMIT = 1e6  # normalised images stay below 100; raw counts below 65,536
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One row that is not fit to train."""
+
+    row: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class RowVerdicts:
+    """The verdict on each row of a batch: fit, a duplicate, or a problem."""
+
+    fit: npt.NDArray[np.intp]  # rows to train, in order
+    duplicates: npt.NDArray[np.intp]  # rows that were accepted before
+    problems: tuple[Problem, ...]
+
+
+def judge_rows(
+    arrays: Mapping[str, Array],
+    images: Array,
+    *,
+    expected_ids: Array,
+    known_ids: Collection[int],
+    n_optics_groups: int,
+    already: Mapping[int, Problem] | None = None,
+) -> RowVerdicts:
+    """Judge every row of a batch.
+
+    A repeat of an accepted particle is a duplicate whatever its content; a repeat of a refused one
+    is judged anew, so that a mended particle gets in.
+
+    Parameters
+    ----------
+    arrays
+        The row columns of the wire format, one row per particle.
+    images
+        (n, box, box) pixels.
+    expected_ids
+        (n,) identities that follow from the image names.
+    known_ids
+        Identities accepted so far in this session.
+    already
+        Rows found wanting while their pixels were fetched.
+    """
+    ids = arrays["particle_id"]
+    problems: dict[int, Problem] = dict(already or {})
+
+    def refuse(bad: Array, reason: str, detail: str = "") -> None:
+        for row in np.flatnonzero(bad).tolist():
+            if row not in problems:
+                problems[row] = Problem(row, reason, detail or REASONS[reason])
+
+    refuse(ids != expected_ids, "wrong_identity")
+    group = arrays["optics_group"]
+    refuse((group < 0) | (group >= n_optics_groups), "unknown_optics_group")
+    defocus = np.stack([arrays["defocus_u_angstrom"], arrays["defocus_v_angstrom"]])
+    refuse((defocus == 0).any(axis=0), "defocus_zero")
+    refuse(~((defocus > 0) & (defocus <= DEFOCUS_LIMIT_ANGSTROM)).all(axis=0), "defocus_absurd")
+    angles = np.stack([arrays["defocus_angle_rad"], arrays["phase_shift_rad"]])
+    refuse(~np.isfinite(angles).all(axis=0), "angle_not_finite")
+    low, high = images.min(axis=(1, 2)), images.max(axis=(1, 2))  # NaN and infinity show in these
+    refuse(~(np.isfinite(low) & np.isfinite(high)), "non_finite_pixels")
+    with np.errstate(invalid="ignore"):
+        refuse(np.maximum(np.abs(low), np.abs(high)) > PIXEL_LIMIT, "absurd_pixels")
+    refuse(low == high, "constant_image")
+
+    fit: list[int] = []
+    duplicates: list[int] = []
+    here: set[int] = set()
+    for row, identity in enumerate(ids.tolist()):
+        if identity in known_ids or identity in here:
+            if row not in problems or problems[row].reason != "wrong_identity":
+                problems.pop(row, None)
+                duplicates.append(row)
+        elif row not in problems:
+            here.add(identity)
+            fit.append(row)
+    return RowVerdicts(
+        np.array(fit, np.intp),
+        np.array(duplicates, np.intp),
+        tuple(problems[row] for row in sorted(problems)),
+    )
