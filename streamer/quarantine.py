@@ -81,10 +81,9 @@ def judge_rows(
     ids = arrays["particle_id"]
     problems: dict[int, Problem] = dict(already or {})
 
-    def refuse(bad: Array, reason: str, detail: str = "") -> None:
+    def refuse(bad: Array | np.bool, reason: str) -> None:
         for row in np.flatnonzero(bad).tolist():
-            if row not in problems:
-                problems[row] = Problem(row, reason, detail or REASONS[reason])
+            problems.setdefault(row, Problem(row, reason, REASONS[reason]))
 
     refuse(ids != expected_ids, "wrong_identity")
     group = arrays["optics_group"]
@@ -94,10 +93,11 @@ def judge_rows(
     refuse(~((defocus > 0) & (defocus <= DEFOCUS_LIMIT_ANGSTROM)).all(axis=0), "defocus_absurd")
     angles = np.stack([arrays["defocus_angle_rad"], arrays["phase_shift_rad"]])
     refuse(~np.isfinite(angles).all(axis=0), "angle_not_finite")
-    low, high = images.min(axis=(1, 2)), images.max(axis=(1, 2))  # NaN and infinity show in these
+    # NaN and infinity show in the extremes; float64, since float16 cannot hold the limit.
+    low = images.min(axis=(1, 2)).astype(np.float64)
+    high = images.max(axis=(1, 2)).astype(np.float64)
     refuse(~(np.isfinite(low) & np.isfinite(high)), "non_finite_pixels")
-    with np.errstate(invalid="ignore"):
-        refuse(np.maximum(np.abs(low), np.abs(high)) > PIXEL_LIMIT, "absurd_pixels")
+    refuse(np.maximum(np.abs(low), np.abs(high)) > PIXEL_LIMIT, "absurd_pixels")
     refuse(low == high, "constant_image")
 
     fit: list[int] = []
