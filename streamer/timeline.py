@@ -1,0 +1,269 @@
+"""The picture of a whole session: resolution, evidence and class shares against particles.
+
+Convention owned here: the horizontal axis counts presentations, which equal the particles until
+replay begins; better is always up, so resolution is drawn linear in 1/Å and labelled in Å.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from reconstruct.types import StepReport
+from streamer.drawing import (
+    GRID,
+    INK,
+    MUTED,
+    Page,
+    class_colour,
+    resolution_ticks,
+    resolution_words,
+    style_axes,
+)
+
+__all__ = ["timeline_png"]
+
+_WIDTH = 1600
+_LEFT = 92
+_RIGHT = 150  # room for the names at the ends of the curves
+_PANEL_HEIGHT = 230
+_PANEL_STEP = 300
+_FIRST_PANEL = 150
+_LONGEST = 4_000  # steps drawn; more than the page has pixels is drawn for nothing
+_PHASE_COLOURS = {
+    "waiting": "#ffffff",
+    "initial": "#fdf3e3",
+    "intermediate": "#eef4fa",
+    "final": "#ecf6ef",
+}
+# Events of these kinds are drawn as marks; phases have their own background.
+_QUIET_EVENTS = frozenset({"phase", "resolution"})
+_MAX_MARKS = 12
+
+
+def timeline_png(reports: Sequence[StepReport], *, title: str = "") -> bytes:
+    """Draw a session's steps.
+
+    Parameters
+    ----------
+    reports
+        Every step so far, in order; none gives a page that says so.
+    title
+        What a person calls the session.
+
+    Returns
+    -------
+        A PNG file, 1600 pixels wide.
+    """
+    shown = _thin(reports)
+    n_classes = max((len(report.occupancy) for report in shown), default=0)
+    n_panels = 3 if n_classes > 1 else 2
+    page = Page(_WIDTH, _FIRST_PANEL + n_panels * _PANEL_STEP - 10)
+    if not shown:
+        page.text(_LEFT, 60, "No steps yet", size=21, bold=True)
+        return page.png()
+    last = shown[-1]
+    _draw_header(page, last, title)
+    presented = np.array([report.particles_presented for report in shown])
+    panels = [
+        page.axes(_LEFT, _FIRST_PANEL + row * _PANEL_STEP, _WIDTH - _LEFT - _RIGHT, _PANEL_HEIGHT)
+        for row in range(n_panels)
+    ]
+    headings = ("Resolution / Å, half-map FSC 0.5", "Evidence per particle / nat", "Class shares")
+    for row, axes in enumerate(panels):
+        page.heading(_LEFT, _FIRST_PANEL + row * _PANEL_STEP - 10, headings[row])
+        axes.set_xlim(0, max(int(presented[-1]), 1))
+        _shade_phases(axes, shown)
+    _draw_resolution(panels[0], shown, presented, n_classes)
+    _draw_evidence(panels[1], shown, presented)
+    if n_panels == 3:
+        _draw_shares(panels[2], shown, presented, n_classes)
+    for axes in panels:
+        _finish(axes, shown)
+    _mark_events(panels[0], reports)
+    panels[-1].set_xlabel("Particles presented", fontsize=9.5, color=MUTED)
+    return page.png()
+
+
+def _thin(reports: Sequence[StepReport]) -> list[StepReport]:
+    """Every n-th step and the last, so that a long session draws as fast as a short one."""
+    stride = max(1, math.ceil(len(reports) / _LONGEST))
+    shown = list(reports[::stride])
+    if reports and shown[-1] is not reports[-1]:
+        shown.append(reports[-1])
+    return shown
+
+
+def _draw_header(page: Page, last: StepReport, title: str) -> None:
+    page.text(_LEFT, 50, f"{last.particles_seen:,} particles", size=21, bold=True)
+    facts = [f"step {last.step:,}", f"{last.phase} phase"]
+    known = [value for value in last.resolution_angstrom if value is not None]
+    facts.append(f"best resolution {resolution_words(min(known, default=None))}")
+    page.text(_LEFT, 80, "  ·  ".join(facts), size=11, colour=MUTED)
+    page.text(_WIDTH - 40, 50, title or " ", size=13, across="right")
+    page.line([_LEFT, _WIDTH - 40], [98, 98], colour=GRID, width=1.2)
+
+
+def _shade_phases(axes: Axes, shown: Sequence[StepReport]) -> None:
+    start = 0
+    for index, report in enumerate(shown):
+        is_last = index == len(shown) - 1
+        if is_last or shown[index + 1].phase != report.phase:
+            end = report.particles_presented
+            axes.axvspan(start, end, color=_PHASE_COLOURS[report.phase], linewidth=0, zorder=0)
+            if end - start > 0.07 * shown[-1].particles_presented:
+                _note(axes, (start + end) / 2, report.phase, offset=4)
+            start = end
+
+
+def _note(axes: Axes, place: float, words: str, *, offset: float) -> None:
+    axes.annotate(
+        words,
+        (place, 0),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, offset),
+        textcoords="offset points",
+        ha="center",
+        fontsize=8.5,
+        color=MUTED,
+    )
+
+
+def _draw_resolution(
+    axes: Axes, shown: Sequence[StepReport], presented: np.ndarray, n_classes: int
+) -> None:
+    ends: list[tuple[float, str, str]] = []
+    highest = 0.0
+    lowest = math.inf
+    for index in range(n_classes):
+        places = np.array([_inverse(report, index) for report in shown])
+        known = places[np.isfinite(places)]
+        if not len(known):
+            continue
+        highest, lowest = max(highest, float(known.max())), min(lowest, float(known.min()))
+        colour = class_colour(index)
+        axes.plot(presented, places, color=colour, linewidth=2)
+        if math.isfinite(places[-1]):
+            words = resolution_words(shown[-1].resolution_angstrom[index])
+            name = words if n_classes == 1 else f"{index + 1}: {words}"
+            ends.append((float(places[-1]), name, colour))
+    if not highest:
+        axes.set_yticks([])
+        axes.text(0.5, 0.5, "not yet", transform=axes.transAxes, ha="center", color=MUTED)
+        return
+    bottom, top = 0.9 * lowest, 1.06 * highest
+    axes.set_ylim(bottom, top)
+    axes.set_yticks(*resolution_ticks(bottom, top, count=8))
+    _name_ends(axes, ends)
+
+
+def _inverse(report: StepReport, index: int) -> float:
+    values = report.resolution_angstrom
+    value = values[index] if index < len(values) else None
+    return math.nan if value is None else 1.0 / value
+
+
+def _draw_evidence(axes: Axes, shown: Sequence[StepReport], presented: np.ndarray) -> None:
+    evidence = np.array([report.evidence_per_particle for report in shown])
+    axes.plot(presented, evidence, color="#b9c3cc", linewidth=0.9)
+    # Batches scatter; the eye needs the trend. A running mean that shortens at both ends.
+    half = max(1, len(evidence) // 40)
+    sums = np.concatenate([[0.0], np.cumsum(evidence)])
+    first = np.maximum(np.arange(len(evidence)) - half, 0)
+    after = np.minimum(np.arange(len(evidence)) + half + 1, len(evidence))
+    trend = (sums[after] - sums[first]) / (after - first)
+    axes.plot(presented, trend, color=INK, linewidth=2)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    _name_ends(axes, [(float(trend[-1]), f"{trend[-1]:.3g} nat", INK)])
+
+
+def _draw_shares(
+    axes: Axes, shown: Sequence[StepReport], presented: np.ndarray, n_classes: int
+) -> None:
+    shares = np.zeros((n_classes, len(shown)))
+    for column, report in enumerate(shown):
+        shares[: len(report.occupancy), column] = report.occupancy
+    colours = [class_colour(index) for index in range(n_classes)]
+    axes.stackplot(presented, shares, colors=colours, alpha=0.85, linewidth=0)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+    middles = np.cumsum(shares[:, -1]) - shares[:, -1] / 2
+    _name_ends(
+        axes,
+        [
+            (float(middles[index]), f"{index + 1}: {100 * shares[index, -1]:.0f} %", colours[index])
+            for index in range(n_classes)
+        ],
+    )
+
+
+def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+    """Write what each curve is at its right end, pushed apart where they would overlap."""
+    low, high = axes.get_ylim()
+    apart = (high - low) / _PANEL_HEIGHT * 16
+    place = -math.inf
+    for value, words, colour in sorted(ends):
+        place = max(value, place + apart)
+        axes.annotate(
+            words,
+            (1, place),
+            xycoords=("axes fraction", "data"),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=9.5,
+            color=colour,
+            fontweight="bold",
+        )
+
+
+def _finish(axes: Axes, shown: Sequence[StepReport]) -> None:
+    style_axes(axes)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    last = shown[-1]
+    if last.particles_presented > last.particles_seen:
+        complete = next(r for r in shown if r.particles_seen == last.particles_seen)
+        axes.axvline(complete.particles_presented, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        if complete.particles_presented < 0.9 * last.particles_presented:
+            axes.annotate(
+                "all particles seen, replay",
+                (complete.particles_presented, 1),
+                xycoords=("data", "axes fraction"),
+                xytext=(5, -12),
+                textcoords="offset points",
+                fontsize=8.5,
+                color=MUTED,
+            )
+
+
+def _mark_events(axes: Axes, reports: Sequence[StepReport]) -> None:
+    """Small flags above the first panel; the first dozen, since more cannot be read."""
+    marks = [
+        (report.particles_presented, event.kind.replace("_", " "))
+        for report in reports
+        for event in report.events
+        if event.kind not in _QUIET_EVENTS
+    ]
+    span = max(axes.get_xlim()[1], 1)
+    free = -math.inf
+    for place, words in marks[:_MAX_MARKS]:
+        axes.plot(place, 1.0, "v", color=INK, ms=6, transform=axes.get_xaxis_transform(),
+                  clip_on=False)  # fmt: skip
+        if place < free:
+            continue
+        free = place + span * 0.012 * (len(words) / 2 + 3)
+        axes.annotate(
+            words,
+            (place, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=8.5,
+            color=INK,
+        )
