@@ -247,7 +247,8 @@ def _roots(path: Path, data_root: Path | str | None) -> list[Path]:
     if data_root is not None:
         return [Path(os.path.abspath(data_root))]
     home = Path(os.path.abspath(path)).parent
-    candidates = [home, *list(home.parents)[:ANCESTORS_TRIED], Path.cwd()]
+    ancestors = [p for p in list(home.parents)[:ANCESTORS_TRIED] if p != p.parent]
+    candidates = [home, *ancestors, Path.cwd()]
     return list(dict.fromkeys(candidates))
 
 
