@@ -101,7 +101,7 @@ def density_from_atoms(
     box = geometry.box
     index = np.fft.fftfreq(box, 1.0 / box).astype(np.int64)
     columns = np.arange(box // 2 + 1)
-    cut = transform[np.ix_(index, index, columns)] / _OVERSAMPLING**3
+    cut = transform[np.ix_(index, index, columns)]
     volume = scipy.fft.fftshift(scipy.fft.irfftn(cut, s=(box, box, box), workers=1))
     result: npt.NDArray[np.float32] = volume.astype(np.float32)
     return result

@@ -1,9 +1,9 @@
 """Write simulated particles as a microscope's pipeline would: stacks and a RELION 3.1 STAR file.
 
-Layout of the folder: ``Particles/micrograph_000001.mrcs`` ..., ``particles.star`` without poses, and
-``truth.star`` with the same rows plus the true poses and ``rlnClassNumber`` (species counted from 1,
-0 for junk), so that no reader takes the truth by accident. A stack is complete before a STAR file
-names it.
+Layout of the folder: ``Particles/micrograph_000001.mrcs`` ..., ``particles.star`` without poses,
+and ``truth.star``: the same rows plus the true poses and ``rlnClassNumber`` (species counted from
+1, 0 for junk), so that no reader takes the truth by accident. A stack is complete before a STAR
+file names it.
 """
 
 from __future__ import annotations
