@@ -6,8 +6,6 @@ pixels of ``alignments3D/psize_A`` with RELION's sign, ``split`` 0 and 1 are hal
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct.euler import matrix_from_pose_vector
+from reconstruct.io.cs_fields import join_passthrough, load_fields
 from reconstruct.io.errors import InputFileError
 from reconstruct.io.table import (
     AberrationPolicy,
@@ -32,9 +31,6 @@ __all__ = ["read_cs"]
 
 Fields = Mapping[str, npt.NDArray[Any]]
 
-COMPRESSED_MAGIC = b"\x95CSDAT"
-NUMPY_MAGIC = b"\x93NUMPY"
-MAX_HEADER_BYTES = 1 << 20  # hundreds of fields with long names; numpy's own limit is 10,000
 NEEDED = (
     "blob/path",
     "blob/idx",
@@ -80,8 +76,8 @@ def read_cs(
         Something is missing, broken or out of scope; the message names it and the remedy.
     """
     source = Path(path)
-    fields = _load(source)
-    notes = _join_passthrough(source, fields, [Path(other) for other in passthrough])
+    fields = load_fields(source)
+    notes = join_passthrough(source, fields, [Path(other) for other in passthrough], needed=NEEDED)
     missing = [name for name in NEEDED if name not in fields]
     if missing:
         raise InputFileError(
@@ -159,103 +155,6 @@ def _table(
         contrast_sign=_contrast_sign(path, fields),
         notes=(*notes, *placed.notes),
     )
-
-
-def _load(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Return the fields of one file."""
-    try:
-        with open(path, "rb") as stream:
-            magic = stream.read(len(COMPRESSED_MAGIC))
-            if magic == COMPRESSED_MAGIC:
-                records = _load_compressed(path)
-            elif magic == NUMPY_MAGIC:
-                stream.seek(0)
-                records = np.lib.format.read_array(
-                    stream, allow_pickle=False, max_header_size=MAX_HEADER_BYTES
-                )
-            else:
-                raise InputFileError(
-                    path,
-                    "this is no .cs file" if magic else "the file is empty",
-                    remedy="Give the particles .cs of a job or an export",
-                    reason="malformed" if magic else "empty",
-                )
-    except OSError as error:
-        raise InputFileError(
-            path,
-            f"cannot be read ({error.strerror or error})",
-            remedy="Check the path and its permissions",
-            reason="missing_file",
-        ) from error
-    except ValueError as error:
-        raise InputFileError(
-            path,
-            f"not a complete .cs file ({error})",
-            remedy="Wait until it is written, or copy it again",
-            reason="malformed",
-        ) from error
-    names = records.dtype.names or ()
-    if "uid" not in names:
-        raise InputFileError(
-            path,
-            "the field uid is missing",
-            remedy="Give the particles .cs of a job or an export",
-            reason="missing_column",
-        )
-    if len(records) == 0:
-        raise InputFileError(
-            path,
-            "holds no particles",
-            remedy="Choose the output of a job that has some",
-            reason="empty",
-        )
-    return {name: records[name] for name in names}
-
-
-def _load_compressed(path: Path) -> npt.NDArray[Any]:
-    """Read the newer stream format with cryoSPARC's own package, if that is installed."""
-    if importlib.util.find_spec("cryosparc") is None:
-        raise InputFileError(
-            path,
-            "this is cryoSPARC's newer compressed format (CSDAT)",
-            remedy="Install cryosparc-tools, or export the particle group, which writes the "
-            "plain format",
-            reason="unsupported",
-        )
-    dataset = importlib.import_module("cryosparc.dataset").Dataset.load(str(path))
-    return np.asarray(dataset.to_records(fixed=True))
-
-
-def _join_passthrough(
-    path: Path, fields: dict[str, npt.NDArray[Any]], others: Sequence[Path]
-) -> list[str]:
-    """Add the fields that the main file lacks, joined on uid; say what was found unasked."""
-    notes: list[str] = []
-    asked = bool(others)
-    if not asked:
-        if all(name in fields for name in NEEDED):
-            return notes
-        others = sorted(p for p in path.parent.glob("*passthrough*.cs") if p != path)
-    for other in others:
-        extra = _load(other)
-        uids = np.asarray(extra["uid"])
-        order = np.argsort(uids, kind="stable")
-        place = order[np.searchsorted(uids[order], fields["uid"]).clip(max=len(uids) - 1)]
-        absent = int(np.count_nonzero(uids[place] != fields["uid"]))
-        if absent and asked:
-            raise InputFileError(
-                other,
-                f"lacks {absent} of the {len(place)} particles of {path}",
-                remedy="Give the passthrough file of the same job",
-                reason="malformed",
-            )
-        if absent:
-            continue
-        for name, values in extra.items():
-            fields.setdefault(name, values[place])
-        if not asked:
-            notes.append(f"joined {other.name} on uid")
-    return notes
 
 
 def _stack_paths(path: Path, values: npt.NDArray[Any]) -> tuple[list[str], npt.NDArray[np.int32]]:
