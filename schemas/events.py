@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import ClassVar, Literal
 
+from pydantic import Field
+
 from schemas.base import ClassIndex, Count, Identifier, Label, Message, Phase, Values
 from schemas.envelope import Record
 
@@ -30,5 +32,5 @@ class SessionEvent(Record):
     """0-based class it is about."""
     snapshot_id: Identifier | None = None
     """Snapshot it is about."""
-    values: Values = MappingProxyType({})
+    values: Values = Field(default_factory=lambda: MappingProxyType({}))
     """Named numbers that go with the message."""
