@@ -40,7 +40,7 @@ def open_transport(
         raise _bad_address(url)
     if scheme == "kafka":
         # kafka-python is imported only by those who use it: the embedded bus starts 0.3 s sooner.
-        from streamer.transports.kafka import open_kafka
+        from streamer.transports.kafka_transport import open_kafka
 
         return open_kafka(
             rest.rstrip("/"),

@@ -146,14 +146,16 @@ class _Closes(Protocol):
     def close(self) -> None:
         """Release connections; closing twice is harmless."""
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
-    ) -> None: ...
+    ) -> None:
+        self.close()
 
 
 class Producer(_Closes, Protocol):

@@ -15,24 +15,27 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from streamer.transports.base import (
+    Consumer,
     Headers,
     Isolation,
-    OffsetOutOfRangeError,
-    ProducerFencedError,
+    Producer,
     Record,
-    RecordTooLargeError,
     TopicPartition,
     TopicSpec,
-    TransactionError,
-    TransportError,
-    UnknownTopicError,
+    Transport,
     record_size_bytes,
 )
 from streamer.transports.embedded_log import append, drop, find, read_rows
+from streamer.transports.errors import (
+    OffsetOutOfRangeError,
+    ProducerFencedError,
+    RecordTooLargeError,
+    TransactionError,
+    TransportError,
+    UnknownTopicError,
+)
 from streamer.transports.sqlite_file import Database, memory_database, open_file
 
 __all__ = ["open_memory", "open_sqlite"]
@@ -52,7 +55,7 @@ def open_memory(name: str, *, max_record_bytes: int) -> EmbeddedTransport:
 
 
 class _Handle:
-    """Something with a database of its own to close."""
+    """Something with a share of a database to give back."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -63,19 +66,8 @@ class _Handle:
             self._open = False
             self._database.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
-
-class EmbeddedTransport(_Handle):
+class EmbeddedTransport(_Handle, Transport):
     """One embedded bus; see ``base.Transport``."""
 
     def __init__(self, connect: Callable[[], Database], max_record_bytes: int) -> None:
@@ -149,7 +141,7 @@ class EmbeddedTransport(_Handle):
         super().close()
 
 
-class EmbeddedProducer(_Handle):
+class EmbeddedProducer(_Handle, Producer):
     """Appends records; see ``base.Producer``. Outside transactions a send is on disk at once."""
 
     def __init__(
@@ -225,7 +217,7 @@ class EmbeddedProducer(_Handle):
             append(connection, records, now_ns=time.time_ns())
 
 
-class EmbeddedConsumer(_Handle):
+class EmbeddedConsumer(_Handle, Consumer):
     """Reads logs; see ``base.Consumer``."""
 
     def __init__(self, database: Database, topics: Sequence[str], group: str | None) -> None:
@@ -234,15 +226,21 @@ class EmbeddedConsumer(_Handle):
         self._paused: set[str] = set()
         self._turn = itertools.count()
         self._positions: dict[TopicPartition, int | None] = {}
-        with database.reading() as connection:
+        try:
             for topic in sorted(set(topics)):
-                found = connection.execute(
-                    "SELECT number FROM partitions WHERE topic = ? ORDER BY number", (topic,)
-                ).fetchall()
-                if not found:
-                    database.close()
-                    raise UnknownTopicError(topic)
-                self._positions |= {TopicPartition(topic, number): None for (number,) in found}
+                self._positions |= dict.fromkeys(self._logs_of(topic))
+        except TransportError:
+            self.close()
+            raise
+
+    def _logs_of(self, topic: str) -> list[TopicPartition]:
+        with self._database.reading() as connection:
+            found = connection.execute(
+                "SELECT number FROM partitions WHERE topic = ? ORDER BY number", (topic,)
+            ).fetchall()
+        if not found:
+            raise UnknownTopicError(topic)
+        return [TopicPartition(topic, number) for (number,) in found]
 
     @property
     def partitions(self) -> tuple[TopicPartition, ...]:

@@ -1,0 +1,484 @@
+"""What the transport contract promises, on every bus that claims to keep it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from streamer.transports import open_transport
+from streamer.transports.base import (
+    DEFAULT_MAX_RECORD_BYTES,
+    BusUnreachableError,
+    Consumer,
+    OffsetOutOfRangeError,
+    ProducerFencedError,
+    Record,
+    RecordTooLargeError,
+    TopicPartition,
+    TopicSpec,
+    TransactionError,
+    Transport,
+    TransportError,
+    UnknownTopicError,
+    lag,
+)
+from tests.kafka_broker import Broker
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 20.0
+KAFKA = pytest.param("kafka", marks=pytest.mark.kafka)
+
+
+@dataclass(frozen=True)
+class Bus:
+    """One open bus with two topics that no other test knows."""
+
+    url: str
+    transport: Transport
+    topic: str
+    other: str
+
+    def reader(self, *topics: str) -> Consumer:
+        """A consumer of the topics (default: both) at their beginning."""
+        consumer = self.transport.consumer(topics or (self.topic, self.other))
+        consumer.seek_to_beginning()
+        return consumer
+
+
+def make_bus(url: str) -> Bus:
+    transport = open_transport(url)
+    name = uuid.uuid4().hex[:12]
+    bus = Bus(url, transport, f"t{name}.a", f"t{name}.b")
+    transport.ensure_topics([TopicSpec(bus.topic), TopicSpec(bus.other)])
+    return bus
+
+
+def url_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    if kind == "kafka":
+        return f"kafka://{request.getfixturevalue('kafka_bootstrap')}"
+    return f"sqlite:///{folder / 'bus.db'}" if kind == "sqlite" else f"memory://{uuid.uuid4()}"
+
+
+@pytest.fixture(params=["memory", "sqlite", KAFKA])
+def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bus]:
+    made = make_bus(url_of(request.param, request, tmp_path))
+    yield made
+    made.transport.close()
+
+
+@pytest.fixture(params=["sqlite", KAFKA])
+def shared_bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bus]:
+    """A bus that several processes can use."""
+    made = make_bus(url_of(request.param, request, tmp_path))
+    yield made
+    made.transport.close()
+
+
+def take(consumer: Consumer, count: int) -> list[Record]:
+    """Poll until ``count`` records came; fail when they do not."""
+    records: list[Record] = []
+    deadline_s = time.monotonic() + PATIENCE_S
+    while len(records) < count and time.monotonic() < deadline_s:
+        records += consumer.poll(count - len(records), 0.5)
+    assert len(records) == count, f"{len(records)} of {count} records came"
+    return records
+
+
+def values(records: list[Record]) -> list[bytes]:
+    return [record.value for record in records]
+
+
+def send(bus: Bus, *contents: bytes, topic: str | None = None) -> None:
+    with bus.transport.producer() as producer:
+        for content in contents:
+            producer.send(topic or bus.topic, content)
+        producer.flush()
+
+
+def test_records_come_in_the_order_they_were_sent(bus: Bus) -> None:
+    sent = [b"%d" % number for number in range(50)]
+    send(bus, *sent)
+    records = take(bus.reader(bus.topic), 50)
+    assert values(records) == sent
+    assert [record.offset for record in records] == list(range(50))
+
+
+def test_a_record_keeps_key_headers_and_time(bus: Bus) -> None:
+    when_ns = time.time_ns() - 60_000_000_000
+    with bus.transport.producer() as producer:
+        producer.send(
+            bus.topic,
+            b"\x00value\xff",
+            key=b"session",
+            headers=[("ce_type", b"PART"), ("raw", b"\x80\xff\x00")],
+            timestamp_ns=when_ns,
+        )
+        producer.send(bus.topic, b"")
+    first, second = take(bus.reader(bus.topic), 2)
+    assert (first.key, first.value) == (b"session", b"\x00value\xff")
+    assert first.headers == (("ce_type", b"PART"), ("raw", b"\x80\xff\x00"))
+    assert abs(first.timestamp_ns - when_ns) < 1_000_000
+    assert (second.key, second.value, second.headers) == (None, b"", ())
+
+
+def test_seek_decides_what_is_read_next(bus: Bus) -> None:
+    send(bus, b"0", b"1", b"2", b"3")
+    consumer = bus.transport.consumer([bus.topic])
+    consumer.seek(bus.topic, 0, 2)
+    assert values(take(consumer, 2)) == [b"2", b"3"]
+    assert consumer.position(bus.topic) == 4
+    consumer.seek(bus.topic, 0, 1)
+    assert values(take(consumer, 1)) == [b"1"]
+    assert consumer.position(bus.topic) == 2
+
+
+def test_seek_to_end_reads_only_what_is_new(bus: Bus) -> None:
+    send(bus, b"old")
+    consumer = bus.transport.consumer([bus.topic])
+    consumer.seek_to_end()
+    send(bus, b"new")
+    assert values(take(consumer, 1)) == [b"new"]
+
+
+def test_polling_without_a_position_is_refused_even_after_a_commit(bus: Bus) -> None:
+    send(bus, b"0", b"1")
+    first = bus.transport.consumer([bus.topic], group=bus.topic)
+    first.commit({TopicPartition(bus.topic): 1})
+    second = bus.transport.consumer([bus.topic], group=bus.topic)
+    assert second.committed(bus.topic) == 1
+    with pytest.raises(TransportError, match="seek"):
+        second.poll(1, 1.0)
+
+
+def test_poll_honours_max_records_and_timeout(bus: Bus) -> None:
+    send(bus, *[b"x"] * 10)
+    consumer = bus.reader(bus.topic)
+    assert len(take(consumer, 3)) == 3
+    assert len(take(consumer, 7)) == 7
+    started_s = time.monotonic()
+    assert consumer.poll(10, 0.3) == []
+    assert 0.25 < time.monotonic() - started_s < 3
+
+
+def test_a_paused_topic_waits_and_the_other_flows(bus: Bus) -> None:
+    send(bus, b"a1", b"a2")
+    send(bus, b"b1", topic=bus.other)
+    consumer = bus.reader()
+    consumer.pause([bus.topic])
+    assert values(take(consumer, 1)) == [b"b1"]
+    assert consumer.poll(10, 0.2) == []
+    consumer.resume([bus.topic])
+    assert values(take(consumer, 2)) == [b"a1", b"a2"]
+
+
+def test_a_flood_on_one_topic_does_not_starve_the_other(bus: Bus) -> None:
+    send(bus, *[b"flood"] * 200)
+    send(bus, b"control", topic=bus.other)
+    consumer = bus.reader()
+    came: list[bytes] = []
+    while b"control" not in came and len(came) < 200:
+        came += values(consumer.poll(50, 0.5))
+    assert b"control" in came
+
+
+def test_a_transaction_is_seen_only_when_committed_and_whole(bus: Bus) -> None:
+    consumer = bus.reader()
+    producer = bus.transport.producer("tx-" + bus.topic)
+    with producer.transaction():
+        producer.send(bus.topic, b"map")
+        producer.send(bus.other, b"event")
+        producer.flush()
+        assert consumer.poll(10, 0.3) == []
+    assert sorted(values(take(consumer, 2))) == [b"event", b"map"]
+
+
+def test_an_aborted_transaction_is_never_seen(bus: Bus) -> None:
+    producer = bus.transport.producer("tx-" + bus.topic)
+
+    def abort() -> None:
+        with producer.transaction():
+            producer.send(bus.topic, b"aborted")
+            producer.flush()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        abort()
+    with producer.transaction():
+        producer.send(bus.topic, b"committed")
+    consumer = bus.reader(bus.topic)
+    assert values(take(consumer, 1)) == [b"committed"]
+    assert consumer.poll(10, 0.2) == []
+
+
+def test_a_newer_producer_fences_the_older_one(bus: Bus) -> None:
+    older = bus.transport.producer("tx-" + bus.topic)
+    with older.transaction():
+        older.send(bus.topic, b"before")
+    newer = bus.transport.producer("tx-" + bus.topic)
+    with pytest.raises(ProducerFencedError, match="one consumer per session"), older.transaction():
+        older.send(bus.topic, b"too late")
+    with newer.transaction():
+        newer.send(bus.topic, b"after")
+    consumer = bus.reader(bus.topic)
+    assert values(take(consumer, 2)) == [b"before", b"after"]
+    assert consumer.poll(10, 0.2) == []
+
+
+def test_a_twin_fences_in_the_middle_of_a_transaction(bus: Bus) -> None:
+    older = bus.transport.producer("tx-" + bus.topic)
+
+    def overtaken() -> None:
+        with older.transaction():
+            older.send(bus.topic, b"half")
+            older.flush()
+            with bus.transport.producer("tx-" + bus.topic) as newer, newer.transaction():
+                newer.send(bus.topic, b"whole")
+
+    with pytest.raises(ProducerFencedError):
+        overtaken()
+    assert values(take(bus.reader(bus.topic), 1)) == [b"whole"]
+
+
+def test_transactions_are_not_mixed_with_plain_sends(bus: Bus) -> None:
+    with pytest.raises(TransactionError), bus.transport.producer().transaction():
+        pass
+    producer = bus.transport.producer("tx-" + bus.topic)
+    with pytest.raises(TransactionError, match="transaction"):
+        producer.send(bus.topic, b"outside")
+
+
+def test_deleted_records_raise_the_low_watermark(bus: Bus) -> None:
+    send(bus, *[b"%d" % number for number in range(10)])
+    bus.transport.delete_records(bus.topic, 0, 4)
+    consumer = bus.transport.consumer([bus.topic])
+    assert (consumer.low_watermark(bus.topic), consumer.end_offset(bus.topic)) == (4, 10)
+    consumer.seek(bus.topic, 0, 1)
+    with pytest.raises(OffsetOutOfRangeError, match="below the low watermark 4") as caught:
+        take(consumer, 1)
+    assert caught.value.below_low_watermark
+    assert (caught.value.offset, caught.value.low_watermark) == (1, 4)
+    consumer.seek_to_beginning()
+    assert take(consumer, 1)[0].offset == 4
+
+
+def test_a_position_beyond_the_end_is_refused(bus: Bus) -> None:
+    send(bus, b"only")
+    consumer = bus.transport.consumer([bus.topic])
+    consumer.seek(bus.topic, 0, 99)
+    with pytest.raises(OffsetOutOfRangeError, match="above the end 1") as caught:
+        take(consumer, 1)
+    assert not caught.value.below_low_watermark
+
+
+def test_a_record_of_the_limit_passes_and_one_byte_more_is_refused(bus: Bus) -> None:
+    assert bus.transport.max_record_bytes == DEFAULT_MAX_RECORD_BYTES
+    with bus.transport.producer() as producer:
+        with pytest.raises(RecordTooLargeError, match="fewer particles per record"):
+            producer.send(bus.topic, bytes(DEFAULT_MAX_RECORD_BYTES), key=b"k")
+        producer.send(bus.topic, bytes(DEFAULT_MAX_RECORD_BYTES - 1), key=b"k")
+        producer.flush()
+    (record,) = take(bus.reader(bus.topic), 1)
+    assert record.size_bytes == DEFAULT_MAX_RECORD_BYTES
+
+
+def test_a_topic_can_carry_larger_records(bus: Bus) -> None:
+    topic = bus.topic + ".large"
+    with open_transport(bus.url, max_record_bytes=3 * 2**20) as transport:
+        transport.ensure_topics([TopicSpec(topic, max_record_bytes=3 * 2**20)])
+        with transport.producer() as producer:
+            producer.send(topic, bytes(3 * 2**20))
+        consumer = transport.consumer([topic])
+        consumer.seek_to_beginning()
+        assert len(take(consumer, 1)[0].value) == 3 * 2**20
+        with transport.producer() as producer, pytest.raises(RecordTooLargeError):
+            producer.send(topic, bytes(3 * 2**20 + 1))
+
+
+def test_a_record_above_the_limit_of_its_topic_is_named(bus: Bus) -> None:
+    topic = bus.topic + ".small"
+    bus.transport.ensure_topics([TopicSpec(topic, max_record_bytes=1000)])
+    with pytest.raises(RecordTooLargeError):
+        send(bus, bytes(20_000), topic=topic)
+    transactional = bus.transport.producer("tx-" + topic)
+
+    def refused() -> None:
+        with transactional.transaction():
+            transactional.send(bus.topic, b"goes with it")
+            transactional.send(topic, bytes(20_000))
+
+    with pytest.raises(RecordTooLargeError):
+        refused()
+    assert bus.reader(bus.topic).poll(1, 0.3) == []
+    with transactional.transaction():
+        transactional.send(bus.topic, b"still works")
+    assert values(take(bus.reader(bus.topic), 1)) == [b"still works"]
+
+
+def test_an_unknown_topic_is_named(bus: Bus) -> None:
+    with pytest.raises(UnknownTopicError, match=r"no\.such"):
+        bus.transport.consumer(["no.such"])
+    with bus.transport.producer() as producer, pytest.raises(UnknownTopicError, match=r"no\.such"):
+        producer.send("no.such", b"")
+
+
+def test_ensuring_a_topic_again_keeps_what_it_holds(bus: Bus) -> None:
+    send(bus, b"kept")
+    bus.transport.ensure_topics([TopicSpec(bus.topic, partitions=4)])
+    consumer = bus.reader(bus.topic)
+    assert consumer.partitions == (TopicPartition(bus.topic, 0),)
+    assert values(take(consumer, 1)) == [b"kept"]
+
+
+def test_one_key_stays_in_one_partition(bus: Bus) -> None:
+    topic = bus.topic + ".wide"
+    bus.transport.ensure_topics([TopicSpec(topic, partitions=3)])
+    with bus.transport.producer() as producer:
+        for number in range(30):
+            producer.send(topic, b"%d" % number, key=b"session-%d" % (number % 5))
+        producer.send(topic, b"there", partition=2)
+    records = take(bus.reader(topic), 31)
+    homes = {key: set[int]() for key in {record.key for record in records}}
+    for record in records:
+        homes[record.key].add(record.partition)
+    assert homes.pop(None) == {2}
+    assert len(homes) == 5
+    assert all(len(home) == 1 for home in homes.values())
+
+
+def test_lag_reaches_zero_when_all_is_read(bus: Bus) -> None:
+    with bus.transport.producer("tx-" + bus.topic) as producer:
+        for content in (b"0", b"1"):
+            with producer.transaction():
+                producer.send(bus.topic, content, timestamp_ns=5_000_000_000)
+    consumer = bus.reader(bus.topic)
+
+    def behind(last_ns: int | None) -> tuple[int, float]:
+        position, end = consumer.position(bus.topic), consumer.end_offset(bus.topic)
+        found = lag(position, end, last_timestamp_ns=last_ns, now_ns=65_000_000_000)
+        return found.records, found.seconds
+
+    assert behind(None)[0] >= 2
+    (first,) = take(consumer, 1)
+    records, seconds = behind(first.timestamp_ns)
+    assert records >= 1
+    assert seconds == pytest.approx(60.0)
+    take(consumer, 1)
+    consumer.poll(1, 0.3)
+    assert behind(first.timestamp_ns) == (0, 0.0)
+
+
+def run_python(source: str, *arguments: str) -> subprocess.Popen[str]:
+    """A process of its own that may use the project."""
+    return subprocess.Popen(
+        [sys.executable, "-c", source, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+HALF_A_TRANSACTION = """
+import sys
+from streamer.transports import open_transport
+url, topic = sys.argv[1:]
+producer = open_transport(url).producer("tx-" + topic)
+with producer.transaction():
+    producer.send(topic, b"committed")
+with producer.transaction():
+    producer.send(topic, b"never")
+    producer.flush()
+    print("sent", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_producer_killed_in_a_transaction_leaves_nothing(shared_bus: Bus) -> None:
+    with run_python(HALF_A_TRANSACTION, shared_bus.url, shared_bus.topic) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "sent\n"
+        process.send_signal(signal.SIGKILL)
+    successor = shared_bus.transport.producer("tx-" + shared_bus.topic)
+    with successor.transaction():
+        successor.send(shared_bus.topic, b"successor")
+    consumer = shared_bus.reader(shared_bus.topic)
+    assert values(take(consumer, 2)) == [b"committed", b"successor"]
+    assert consumer.poll(10, 0.2) == []
+
+
+WRITER = """
+import sys
+from streamer.transports import open_transport
+url, topic, name = sys.argv[1:]
+with open_transport(url) as transport, transport.producer() as producer:
+    for number in range(100):
+        producer.send(topic, f"{name} {number}".encode())
+"""
+
+
+def test_several_processes_write_one_log_while_another_reads(shared_bus: Bus) -> None:
+    names = ["one", "two", "three"]
+    writers = [run_python(WRITER, shared_bus.url, shared_bus.topic, name) for name in names]
+    records = take(shared_bus.reader(shared_bus.topic), 300)
+    for writer in writers:
+        with writer:
+            assert writer.wait(PATIENCE_S) == 0
+    assert [record.offset for record in records] == list(range(300))
+    for name in names:
+        numbers = [int(v.split()[1]) for v in values(records) if v.startswith(name.encode() + b" ")]
+        assert numbers == list(range(100))
+
+
+@pytest.mark.kafka
+def test_an_unreachable_broker_is_one_clear_line_in_time(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    started_s = time.monotonic()
+    with pytest.raises(BusUnreachableError) as caught:
+        open_transport("kafka://127.0.0.1:9", connect_timeout_s=1.0)
+    assert time.monotonic() - started_s < 5
+    message = str(caught.value)
+    assert "127.0.0.1:9" in message
+    assert "check that it runs" in message
+    assert "\n" not in message
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.kafka
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_consumer_and_producers_survive_a_broker_restart(
+    kafka_broker: Broker | None, how: str
+) -> None:
+    if kafka_broker is None:
+        pytest.skip("the broker at KAFKA_BOOTSTRAP is not ours to restart")
+    bus = make_bus(f"kafka://{kafka_broker.bootstrap}")
+    plain, transactional = bus.transport.producer(), bus.transport.producer("tx-" + bus.topic)
+    consumer = bus.reader(bus.topic)
+
+    def both(number: int) -> list[bytes]:
+        plain.send(bus.topic, b"plain %d" % number)
+        plain.flush()
+        with transactional.transaction():
+            transactional.send(bus.topic, b"transaction %d" % number)
+        return [b"plain %d" % number, b"transaction %d" % number]
+
+    sent = both(0)
+    assert values(take(consumer, 2)) == sent
+    kafka_broker.stop(kill=how == "killed")
+    try:
+        with pytest.raises(BusUnreachableError):
+            open_transport(bus.url, connect_timeout_s=0.5)
+        assert consumer.poll(10, 0.2) == []
+    finally:
+        kafka_broker.start()
+    sent = both(1)
+    assert values(take(consumer, 2)) == sent
+    bus.transport.close()
