@@ -14,7 +14,7 @@ from matplotlib.colors import LinearSegmentedColormap
 
 from reconstruct.types import ClassSnapshot, FloatArray, Snapshot
 from streamer.drawing import MUTED, Page, class_colour, resolution_ticks, style_axes
-from streamer.views import orientation_coverage, view_density
+from streamer.views import fourier_coverage, orientation_coverage, view_density
 
 __all__ = ["draw_fsc", "draw_sizes", "draw_views", "unassigned"]
 
@@ -36,11 +36,11 @@ def draw_fsc(
         axes.axhline(level, color=MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
         axes.annotate(
             f"{level:g}",
-            (1, level),
+            (0, level),
             xycoords=("axes fraction", "data"),
-            xytext=(-2, 3),
+            xytext=(4, 3),
             textcoords="offset points",
-            ha="right",
+            ha="left",
             fontsize=8.5,
             color=MUTED,
         )
@@ -127,8 +127,9 @@ def draw_views(page: Page, left: float, top: float, width: float, item: ClassSna
             colour="#9aa5b0" if outline else "#8fa1b355",
             width=1 if outline else 0.6,
         )
-    coverage = orientation_coverage(item.view_histogram)
-    words = f"coverage {100 * coverage:.0f} %, peak {density.max():.1f}x"
+    covered = orientation_coverage(item.view_histogram)
+    filled = fourier_coverage(item.view_histogram)
+    words = f"views {100 * covered:.0f} %, Fourier space {100 * filled:.0f} %"
     if not item.view_histogram.any():
         words = "no views yet"
     page.text(left + width / 2, top + height + 15, words, size=9, colour=MUTED, across="center")

@@ -32,7 +32,7 @@ _LEFT = 92
 _RIGHT = 150  # room for the names at the ends of the curves
 _PANEL_HEIGHT = 230
 _PANEL_STEP = 300
-_FIRST_PANEL = 150
+_FIRST_PANEL = 166
 _LONGEST = 4_000  # steps drawn; more than the page has pixels is drawn for nothing
 _PHASE_COLOURS = {
     "waiting": "#ffffff",
@@ -75,15 +75,16 @@ def timeline_png(reports: Sequence[StepReport], *, title: str = "") -> bytes:
     ]
     headings = ("Resolution / Å, half-map FSC 0.5", "Evidence per particle / nat", "Class shares")
     for row, axes in enumerate(panels):
-        page.heading(_LEFT, _FIRST_PANEL + row * _PANEL_STEP - 10, headings[row])
+        above = 30 if row == 0 else 10  # the first panel has the names of events in between
+        page.heading(_LEFT, _FIRST_PANEL + row * _PANEL_STEP - above, headings[row])
         axes.set_xlim(0, max(int(presented[-1]), 1))
-        _shade_phases(axes, shown)
+        _shade_phases(axes, shown, named=row == 0)
     _draw_resolution(panels[0], shown, presented, n_classes)
     _draw_evidence(panels[1], shown, presented)
     if n_panels == 3:
         _draw_shares(panels[2], shown, presented, n_classes)
-    for axes in panels:
-        _finish(axes, shown)
+    for row, axes in enumerate(panels):
+        _finish(axes, shown, named=row == 0)
     _mark_events(panels[0], reports)
     panels[-1].set_xlabel("Particles presented", fontsize=9.5, color=MUTED)
     return page.png()
@@ -108,14 +109,14 @@ def _draw_header(page: Page, last: StepReport, title: str) -> None:
     page.line([_LEFT, _WIDTH - 40], [98, 98], colour=GRID, width=1.2)
 
 
-def _shade_phases(axes: Axes, shown: Sequence[StepReport]) -> None:
+def _shade_phases(axes: Axes, shown: Sequence[StepReport], *, named: bool) -> None:
     start = 0
     for index, report in enumerate(shown):
         is_last = index == len(shown) - 1
         if is_last or shown[index + 1].phase != report.phase:
             end = report.particles_presented
             axes.axvspan(start, end, color=_PHASE_COLOURS[report.phase], linewidth=0, zorder=0)
-            if end - start > 0.07 * shown[-1].particles_presented:
+            if named and end - start > 0.07 * shown[-1].particles_presented:
                 _note(axes, (start + end) / 2, report.phase, offset=4)
             start = end
 
@@ -221,7 +222,7 @@ def _name_ends(axes: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
         )
 
 
-def _finish(axes: Axes, shown: Sequence[StepReport]) -> None:
+def _finish(axes: Axes, shown: Sequence[StepReport], *, named: bool) -> None:
     style_axes(axes)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -229,7 +230,7 @@ def _finish(axes: Axes, shown: Sequence[StepReport]) -> None:
     if last.particles_presented > last.particles_seen:
         complete = next(r for r in shown if r.particles_seen == last.particles_seen)
         axes.axvline(complete.particles_presented, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        if complete.particles_presented < 0.9 * last.particles_presented:
+        if named and complete.particles_presented < 0.9 * last.particles_presented:
             axes.annotate(
                 "all particles seen, replay",
                 (complete.particles_presented, 1),

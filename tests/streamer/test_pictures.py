@@ -1,0 +1,260 @@
+"""Pictures show what is in the snapshot: right way up, legible, quick, and without side effects."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+import time
+from pathlib import Path
+
+import matplotlib as mpl
+import mrcfile
+import numpy as np
+import pytest
+from PIL import Image
+
+from reconstruct.types import ClassSnapshot, EngineEvent, Geometry, Snapshot, StepReport
+from streamer.drawing import resolution_ticks, resolution_words
+from streamer.pictures import snapshot_png
+from streamer.preview import (
+    central_slices,
+    fourier_resize,
+    grey_levels,
+    preview_arrays,
+    projections,
+)
+from streamer.timeline import timeline_png
+from streamer.views import fourier_coverage, orientation_coverage, view_density
+
+BOX = 32
+SLOWEST_PICTURE_S = 1.5  # of processor time: the machine may be shared
+
+
+def blob(*, z: float, y: float, x: float, box: int = BOX) -> np.ndarray:
+    grid = np.arange(box) - box // 2
+    squared = (grid[:, None, None] - z) ** 2 + (grid[None, :, None] - y) ** 2 + (grid - x) ** 2
+    return np.exp(-squared / 8).astype(np.float32)
+
+
+def even_views(particles: int, *, seed: int = 1) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    tilt = np.arccos(rng.uniform(-1, 1, particles))
+    rot = rng.uniform(-np.pi, np.pi, particles)
+    edges = (np.linspace(0, np.pi, 19), np.linspace(-np.pi, np.pi, 37))
+    return np.histogram2d(tilt, rot, bins=edges)[0]
+
+
+def a_class(volume: np.ndarray, *, resolution: float | None = 20.0) -> ClassSnapshot:
+    shells = np.arange(volume.shape[0] // 2 + 1)
+    fsc = 1 / (1 + np.exp(shells - volume.shape[0] / 4))
+    return ClassSnapshot(volume, volume, volume, fsc, resolution, 900, 0.5, 300.0, even_views(900))
+
+
+def a_snapshot(n_classes: int, *, volume: np.ndarray | None = None) -> Snapshot:
+    volume = blob(z=0, y=0, x=0) if volume is None else volume
+    geometry = Geometry(volume.shape[0], 4.0)
+    classes = tuple(a_class(volume, resolution=None if k == 1 else 18.0) for k in range(n_classes))
+    return Snapshot(40, "intermediate", 900 * n_classes + 50, 4000, geometry, classes)
+
+
+def reports(n: int, *, n_classes: int = 2) -> list[StepReport]:
+    return [
+        StepReport(
+            step=step,
+            phase="initial" if step < n / 2 else "final",
+            new_particles=100,
+            replayed_particles=0,
+            particles_seen=100 * step,
+            particles_presented=100 * step,
+            temperature=1.0,
+            radius_shells=(5,) * n_classes,
+            resolution_angstrom=tuple([None if step < 3 else 40.0 - step / n] * n_classes),
+            occupancy=(1 / n_classes,) * n_classes,
+            evidence_per_particle=float(np.log1p(step)),
+            stage_seconds={"search": 0.1},
+            events=(EngineEvent("class_born", "words"),) if step == 5 else (),
+        )
+        for step in range(1, n + 1)
+    ]
+
+
+def pixels(png: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def test_planes_look_along_the_axis_they_name() -> None:
+    volume = blob(z=-8, y=2, x=6)
+    centre = BOX // 2
+    where = [np.unravel_index(plane.argmax(), plane.shape) for plane in projections(volume)]
+    assert where == [(centre + 2, centre + 6), (centre - 8, centre + 6), (centre - 8, centre + 2)]
+    through = central_slices(blob(z=0, y=0, x=5))
+    assert [plane.max() > 0.9 for plane in through] == [True, True, False]
+
+
+def test_shrinking_keeps_the_place_and_the_mean() -> None:
+    image = blob(z=0, y=4, x=-6, box=64)[32]
+    small = fourier_resize(image, 32)
+    assert np.unravel_index(small.argmax(), small.shape) == (16 + 2, 16 - 3)
+    assert small.mean() == pytest.approx(image.mean(), rel=1e-6)
+    assert fourier_resize(image, 64) is image
+
+
+def test_contrast_survives_hot_pixels_and_flat_or_broken_maps() -> None:
+    image = blob(z=0, y=0, x=0)[BOX // 2]
+    hot = image.copy()
+    hot[0, 0] = 1e6
+    # The hot pixel takes one place in a thousand of the range, the rest stays as it was.
+    difference = np.abs(grey_levels(hot).astype(int) - grey_levels(image))
+    assert np.median(difference) <= 1
+    assert grey_levels(hot)[BOX // 2, BOX // 2] == 255
+    assert not grey_levels(np.full((4, 4), 3.0)).any()
+    broken = np.full((4, 4), np.nan)
+    assert not grey_levels(broken).any()
+
+
+def test_previews_are_small_bytes_whatever_the_box_and_the_classes() -> None:
+    large = preview_arrays(a_snapshot(1, volume=blob(z=0, y=0, x=0, box=160)))
+    assert large["projections"].shape == large["slices"].shape == (1, 3, 128, 128)
+    many = preview_arrays(a_snapshot(10, volume=blob(z=0, y=0, x=0, box=128)))
+    assert sum(array.nbytes for array in many.values()) <= 512 * 1024
+    assert all(array.dtype == np.uint8 for array in many.values())
+    assert many["slices"][3, 0].max() == 255
+
+
+def test_coverage_tells_even_views_from_one_view_and_from_a_belt() -> None:
+    assert orientation_coverage(even_views(100_000)) > 0.98
+    assert orientation_coverage(even_views(300)) > 0.8
+    one = np.zeros((18, 36))
+    one[5, 5] = 500
+    assert orientation_coverage(one) < 0.05
+    belt = np.zeros((18, 36))
+    belt[8:10] = 100
+    assert 0.1 < orientation_coverage(belt) < 0.4
+    assert orientation_coverage(np.zeros((18, 36))) == 0
+
+
+def test_fourier_coverage_asks_which_directions_were_measured() -> None:
+    assert fourier_coverage(even_views(100_000)) > 0.98
+    assert fourier_coverage(even_views(300)) > 0.85
+    side_views = np.zeros((18, 36))
+    side_views[8:10] = 100
+    assert fourier_coverage(side_views) > 0.6
+    top_views = even_views(50_000)
+    top_views[3:] = 0
+    assert fourier_coverage(top_views) < 0.1
+    assert fourier_coverage(np.zeros((18, 36))) == 0
+
+
+def test_a_view_and_its_opposite_count_as_one() -> None:
+    northern = even_views(50_000)
+    northern[9:] = 0
+    assert orientation_coverage(northern) > 0.95
+
+
+def test_view_density_is_one_everywhere_for_an_even_spread() -> None:
+    density = view_density(even_views(400_000))
+    assert np.abs(density - 1).max() < 0.1
+    assert not view_density(np.zeros((18, 36))).any()
+
+
+@pytest.mark.parametrize("n_classes", [1, 3, 10])
+def test_a_picture_is_drawn_quickly_for_any_number_of_classes(n_classes: int) -> None:
+    snapshot = a_snapshot(n_classes, volume=blob(z=0, y=0, x=0, box=64))
+    snapshot_png(snapshot)  # fonts are read once per process
+    start = time.process_time()
+    png = snapshot_png(snapshot, title="Grid 4")
+    assert time.process_time() - start < SLOWEST_PICTURE_S
+    shown = pixels(png)
+    assert shown.shape[1] in (1700, 2000)
+    assert (shown[:5] == 255).all()
+    assert shown.min() < 10
+
+
+def test_protein_is_bright_and_up_is_up() -> None:
+    volume = blob(z=0, y=10, x=-10)
+    shown = pixels(snapshot_png(a_snapshot(1, volume=volume))).astype(int).sum(axis=2)
+    tile = shown[138:418, 40:320]  # the projection along z: rows y, columns x
+    row, column = np.unravel_index(tile[10:200, 10:].argmax(), (190, 270))
+    assert row + 10 < 100
+    assert column + 10 < 100
+
+
+def test_the_same_snapshot_gives_the_same_bytes() -> None:
+    snapshot = a_snapshot(2)
+    assert snapshot_png(snapshot) == snapshot_png(snapshot)
+
+
+def test_hostile_snapshots_are_still_drawn() -> None:
+    flat = np.zeros((BOX, BOX, BOX), np.float32)
+    nothing = ClassSnapshot(flat, flat, flat, np.zeros(17), None, 0, 0.0, 0.0, np.zeros((18, 36)))
+    broken = ClassSnapshot(
+        flat * np.nan, flat, flat, np.full(17, np.nan), None, 0, 0.0, 0.0, np.zeros((18, 36))
+    )
+    for classes in ((nothing,), (nothing, broken), (broken,)):
+        png = snapshot_png(Snapshot(0, "waiting", 0, 0, Geometry(BOX, 4.0), classes))
+        assert pixels(png).size
+    assert pixels(snapshot_png(a_snapshot(1), title="$x_{1 & <b> \\frac")).size
+
+
+def test_threads_may_draw_at_once_and_nothing_global_changes() -> None:
+    def settings() -> dict[str, object]:
+        # Asking for the backend would make Matplotlib choose one and import pyplot.
+        return {name: mpl.rcParams[name] for name in mpl.rcParams if name != "backend"}
+
+    before = settings()
+    had_pyplot = "matplotlib.pyplot" in sys.modules
+    snapshot = a_snapshot(2)
+    expected = snapshot_png(snapshot)
+    drawn: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: drawn.append(snapshot_png(snapshot))) for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert drawn == [expected] * 3
+    assert settings() == before
+    assert ("matplotlib.pyplot" in sys.modules) == had_pyplot
+
+
+def test_a_session_of_any_length_has_a_timeline() -> None:
+    for n in (0, 1, 2, 60):
+        assert pixels(timeline_png(reports(n))).shape[1] == 1600
+    start = time.process_time()
+    timeline_png(reports(9_000))
+    assert time.process_time() - start < 2 * SLOWEST_PICTURE_S
+
+
+def test_the_timeline_of_one_class_has_no_panel_of_shares() -> None:
+    one = pixels(timeline_png(reports(30, n_classes=1)))
+    two = pixels(timeline_png(reports(30, n_classes=2)))
+    assert len(one) < len(two)
+
+
+def test_a_class_born_late_is_drawn_from_then_on() -> None:
+    session = reports(10, n_classes=1) + [
+        StepReport(**{**vars(r), "step": r.step + 10, "particles_presented": 1000 + 100 * r.step})
+        for r in reports(10, n_classes=2)
+    ]
+    assert pixels(timeline_png(session)).shape[1] == 1600
+
+
+def test_ticks_read_in_angstrom_and_never_crowd() -> None:
+    places, labels = resolution_ticks(0.0, 1 / 8, count=8)
+    assert labels[-1] == "8"
+    assert min(np.diff(places)) >= 1 / 8 / 8
+    assert [float(label) for label in labels] == pytest.approx([1 / place for place in places])
+    assert resolution_words(None) == "not yet"
+
+
+@pytest.mark.data
+def test_real_maps_make_a_picture_with_contrast(data_dir: Path) -> None:
+    volume = mrcfile.read(data_dir / "maps" / "ribosome80S_4ug0_80_4A.mrc").astype(np.float32)
+    shown = pixels(snapshot_png(a_snapshot(1, volume=volume)))
+    tile = shown[138:418, 40:320, 0]
+    assert tile.std() > 40
+    assert np.percentile(tile, 99) > 200
+    assert np.percentile(tile, 10) < 40
