@@ -50,7 +50,8 @@ def fit_volume(
     fitted = np.einsum("ck,ijk->ijc", weights, volume.astype(np.float64), optimize=True)
     fitted = np.einsum("bj,ijc->ibc", weights, fitted, optimize=True)
     fitted = np.einsum("ai,ibc->abc", weights, fitted, optimize=True)
-    return fitted.astype(np.float32)
+    result: npt.NDArray[np.float32] = fitted.astype(np.float32)
+    return result
 
 
 def low_pass(
@@ -116,7 +117,7 @@ def _squared_frequency(box: int, pixel_size_angstrom: float) -> npt.NDArray[np.f
     return squared
 
 
-@numba.njit(nogil=True, cache=True)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True)
 def _spread(grid, positions, weights):  # type: ignore[no-untyped-def]
     size = grid.shape[0]
     for i in range(positions.shape[0]):

@@ -145,7 +145,7 @@ def _weight_table() -> npt.NDArray[np.float32]:
 _WEIGHTS = _weight_table()  # (rows, width)
 
 
-@numba.njit(nogil=True, cache=True, fastmath=False)  # type: ignore[untyped-decorator]
+@numba.njit(nogil=True, cache=True, fastmath=False)
 def _slice(transform, rotations, x, y, weights, padding, out):  # type: ignore[no-untyped-def]
     rows = weights.shape[0] - 1
     width = weights.shape[1]

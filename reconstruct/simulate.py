@@ -313,7 +313,8 @@ def _junk(
         return np.zeros(len(bench.plane.x), dtype=np.complex64)
     if kind == "broken":
         fragment = bench.fragments[rng.integers(len(bench.fragments))]
-        return project(fragment, rotation[None], bench.plane)[0]
+        piece: npt.NDArray[np.complex64] = project(fragment, rotation[None], bench.plane)[0]
+        return piece
     neighbours = int(rng.integers(2, 4))
     angles = rng.uniform(-math.pi, math.pi, size=(3, neighbours))
     apart = rng.uniform(0.15, 0.45, size=neighbours) * bench.geometry.box_angstrom

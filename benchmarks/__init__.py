@@ -1,0 +1,1 @@
+"""Comparable measurements, and how to rerun them."""
