@@ -66,7 +66,11 @@ def relion_visits() -> int:
 
 
 def relion_command(output: Path, *, seed: int) -> list[str]:
-    """Command line of RELION 3.1's initial model, with its graphical interface's other choices."""
+    """Command line of RELION 3.1's initial model.
+
+    The schedule is shortened and the offset search halved, which makes a visit about three times
+    cheaper; everything else is what its graphical interface would choose.
+    """
     schedule = {
         "--sgd_ini_iter": INITIAL_ITERATIONS,
         "--sgd_inbetween_iter": BETWEEN_ITERATIONS,
@@ -79,7 +83,7 @@ def relion_command(output: Path, *, seed: int) -> list[str]:
         "--particle_diameter": MASK_DIAMETER_ANGSTROM,
         "--oversampling": 1,
         "--healpix_order": 1,
-        "--offset_range": 6,
+        "--offset_range": 3,  # pixels, as far as the set's shifts go; its own default is 6
         "--offset_step": 2,
         "--pool": 3,
         "--pad": 1,
