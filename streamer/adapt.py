@@ -43,6 +43,7 @@ Array = npt.NDArray[Any]
 PayloadKind = Literal["inline", "reference"]
 
 FLOAT16_RANGE_SIGMAS = 100.0  # float16 rounds at 2**-11: at 100 sigma that is 5 % of sigma
+FLOAT16_LARGEST = 65504.0
 FLOAT16_SMALLEST_SIGMA = 1e-2  # smaller values drift into the subnormal range
 
 
@@ -264,5 +265,5 @@ def _pixel_type(images: FloatArray) -> Literal["float16", "float32"]:
     """Choose float16 where its rounding stays far below the noise."""
     spread = float(np.std(images, dtype=np.float64))
     largest = float(np.max(np.abs(images)))
-    small_enough = largest <= FLOAT16_RANGE_SIGMAS * spread
+    small_enough = largest <= min(FLOAT16_RANGE_SIGMAS * spread, FLOAT16_LARGEST)
     return "float16" if spread >= FLOAT16_SMALLEST_SIGMA and small_enough else "float32"

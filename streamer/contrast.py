@@ -14,7 +14,7 @@ from reconstruct.io.table import ParticleTable
 from reconstruct.types import FloatArray
 from streamer.adapt import images_from_table
 
-__all__ = ["Contrast", "contrast_of_table", "measure_contrast"]
+__all__ = ["Contrast", "contrast_of_table", "decide_sign", "measure_contrast"]
 
 CONTRAST_SAMPLE = 1000
 DISC_RADIUS = 0.3  # of the box: inside any particle that fills its box reasonably
@@ -67,3 +67,30 @@ def contrast_of_table(table: ParticleTable, *, sample: int = CONTRAST_SAMPLE) ->
     """Measure contrast over evenly spread particles of a table."""
     rows = np.unique(np.linspace(0, len(table) - 1, min(sample, len(table))).astype(np.int64))
     return measure_contrast(images_from_table(table, rows))
+
+
+def decide_sign(measured: Contrast, declared: int | None) -> tuple[int, str]:
+    """Return the factor that makes protein bright, and what a person should know about it.
+
+    Parameters
+    ----------
+    measured
+        Contrast of a sample of the particles.
+    declared
+        What the metadata say (cryoSPARC's ``blob/sign``), if anything.
+
+    Returns
+    -------
+    1 or -1, and a sentence; the sentence is empty when there is nothing to say.
+    """
+    sign = measured.sign
+    if sign == 0:
+        words = f"{measured.images} images do not tell whether protein is bright or dark; "
+        if declared is None:
+            return 1, words + "it is taken as bright"
+        source = "bright" if declared > 0 else "dark"
+        return declared, words + f"the metadata say {source}"
+    if declared is not None and declared != sign:
+        seen, said = ("bright", "dark") if sign > 0 else ("dark", "bright")
+        return sign, f"protein is {seen} in the images although the metadata say {said}"
+    return sign, "protein is dark in the images, which are inverted" if sign < 0 else ""
