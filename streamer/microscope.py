@@ -24,7 +24,7 @@ from schemas.particles import ParticleBatch
 from schemas.split import split_batch
 from schemas.topics import Topics
 from streamer.adapt import PayloadKind
-from streamer.microscope_sources import Batch
+from streamer.microscope_sources import Batch, batches_from_micrographs
 from streamer.outbox import producer_name
 from streamer.transports.base import Producer, TopicSpec, Transport
 
