@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import logging
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import kafka
-from kafka import errors as kafka_errors
-
 from streamer.transports.base import Isolation, KafkaSecurity, TopicPartition, TopicSpec
 from streamer.transports.errors import BusUnreachableError, TransportError
+
+with warnings.catch_warnings():
+    # kafka-python 3.0 reads its message schemas by a function that Python 3.11 and 3.12 deprecate.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import kafka
+    from kafka import errors as kafka_errors
 
 __all__ = [
     "CLOSE_S",

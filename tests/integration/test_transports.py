@@ -17,7 +17,6 @@ import pytest
 from streamer.transports import open_transport
 from streamer.transports.base import (
     DEFAULT_MAX_RECORD_BYTES,
-    BusUnreachableError,
     Consumer,
     OffsetOutOfRangeError,
     ProducerFencedError,
@@ -181,13 +180,13 @@ def test_a_paused_topic_waits_and_the_other_flows(bus: Bus) -> None:
 
 
 def test_a_flood_on_one_topic_does_not_starve_the_other(bus: Bus) -> None:
-    send(bus, *[b"flood"] * 200)
+    send(bus, *[bytes(10**6)] * 30)
     send(bus, b"control", topic=bus.other)
     consumer = bus.reader()
-    came: list[bytes] = []
-    while b"control" not in came and len(came) < 200:
-        came += values(consumer.poll(50, 0.5))
-    assert b"control" in came
+    read = 0
+    while consumer.position(bus.other) == 0:
+        read += len(consumer.poll(4, 0.5))
+        assert read < 30
 
 
 def test_a_transaction_is_seen_only_when_committed_and_whole(bus: Bus) -> None:
@@ -380,6 +379,7 @@ def run_python(source: str, *arguments: str) -> subprocess.Popen[str]:
     """A process of its own that may use the project."""
     return subprocess.Popen(
         [sys.executable, "-c", source, *arguments],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -437,19 +437,51 @@ def test_several_processes_write_one_log_while_another_reads(shared_bus: Bus) ->
         assert numbers == list(range(100))
 
 
+# These two run their clients in a process of their own: kafka-python 3.0 drops the socket of a
+# failed connection unclosed, which here would be an error of whichever test the collector meets.
+
+UNREACHABLE = """
+import sys, time
+from streamer.transports import open_transport
+from streamer.transports.base import BusUnreachableError
+started_s = time.monotonic()
+try:
+    open_transport(sys.argv[1], connect_timeout_s=1.0)
+except BusUnreachableError as error:
+    print(time.monotonic() - started_s, error)
+"""
+
+
 @pytest.mark.kafka
-def test_an_unreachable_broker_is_one_clear_line_in_time(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    started_s = time.monotonic()
-    with pytest.raises(BusUnreachableError) as caught:
-        open_transport("kafka://127.0.0.1:9", connect_timeout_s=1.0)
-    assert time.monotonic() - started_s < 5
-    message = str(caught.value)
+def test_an_unreachable_broker_is_one_clear_line_in_time(capfd: pytest.CaptureFixture[str]) -> None:
+    with run_python(UNREACHABLE, "kafka://127.0.0.1:9") as process:
+        said, _ = process.communicate(timeout=PATIENCE_S)
+    seconds, message = said.split(" ", 1)
+    assert float(seconds) < 3
+    assert message.count("\n") == 1
     assert "127.0.0.1:9" in message
     assert "check that it runs" in message
-    assert "\n" not in message
     assert capfd.readouterr().err == ""
+
+
+OUTAGE = """
+import sys, time
+from streamer.transports import open_transport
+url, topic = sys.argv[1:]
+with open_transport(url) as transport:
+    plain, transactional = transport.producer(), transport.producer("tx-" + topic)
+    consumer = transport.consumer([topic])
+    consumer.seek_to_beginning()
+    for line in sys.stdin:
+        word, came, deadline_s = line.strip().encode(), [], time.monotonic() + 100
+        plain.send(topic, b"plain " + word)
+        plain.flush()
+        with transactional.transaction():
+            transactional.send(topic, b"transaction " + word)
+        while len(came) < 2 and time.monotonic() < deadline_s:
+            came += [record.value.decode() for record in consumer.poll(2 - len(came), 0.5)]
+        print(*came, sep=", ", flush=True)
+"""
 
 
 @pytest.mark.kafka
@@ -460,25 +492,20 @@ def test_consumer_and_producers_survive_a_broker_restart(
     if kafka_broker is None:
         pytest.skip("the broker at KAFKA_BOOTSTRAP is not ours to restart")
     bus = make_bus(f"kafka://{kafka_broker.bootstrap}")
-    plain, transactional = bus.transport.producer(), bus.transport.producer("tx-" + bus.topic)
-    consumer = bus.reader(bus.topic)
-
-    def both(number: int) -> list[bytes]:
-        plain.send(bus.topic, b"plain %d" % number)
-        plain.flush()
-        with transactional.transaction():
-            transactional.send(bus.topic, b"transaction %d" % number)
-        return [b"plain %d" % number, b"transaction %d" % number]
-
-    sent = both(0)
-    assert values(take(consumer, 2)) == sent
-    kafka_broker.stop(kill=how == "killed")
-    try:
-        with pytest.raises(BusUnreachableError):
-            open_transport(bus.url, connect_timeout_s=0.5)
-        assert consumer.poll(10, 0.2) == []
-    finally:
-        kafka_broker.start()
-    sent = both(1)
-    assert values(take(consumer, 2)) == sent
     bus.transport.close()
+    with run_python(OUTAGE, bus.url, bus.topic) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+
+        def tell(word: str) -> None:
+            process.stdin.write(word + "\n")
+            process.stdin.flush()
+
+        tell("before")
+        assert process.stdout.readline() == "plain before, transaction before\n"
+        kafka_broker.stop(kill=how == "killed")
+        tell("during")
+        kafka_broker.start()
+        assert process.stdout.readline() == "plain during, transaction during\n"
+        process.stdin.close()
+        assert process.wait(PATIENCE_S) == 0
