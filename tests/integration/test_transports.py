@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import time
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -17,54 +11,17 @@ import pytest
 from streamer.transports import open_transport
 from streamer.transports.base import (
     DEFAULT_MAX_RECORD_BYTES,
-    Consumer,
     OffsetOutOfRangeError,
     ProducerFencedError,
-    Record,
     RecordTooLargeError,
     TopicPartition,
     TopicSpec,
     TransactionError,
-    Transport,
     TransportError,
     UnknownTopicError,
     lag,
 )
-from tests.kafka_broker import Broker
-
-ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_S = 20.0
-KAFKA = pytest.param("kafka", marks=pytest.mark.kafka)
-
-
-@dataclass(frozen=True)
-class Bus:
-    """One open bus with two topics that no other test knows."""
-
-    url: str
-    transport: Transport
-    topic: str
-    other: str
-
-    def reader(self, *topics: str) -> Consumer:
-        """A consumer of the topics (default: both) at their beginning."""
-        consumer = self.transport.consumer(topics or (self.topic, self.other))
-        consumer.seek_to_beginning()
-        return consumer
-
-
-def make_bus(url: str) -> Bus:
-    transport = open_transport(url)
-    name = uuid.uuid4().hex[:12]
-    bus = Bus(url, transport, f"t{name}.a", f"t{name}.b")
-    transport.ensure_topics([TopicSpec(bus.topic), TopicSpec(bus.other)])
-    return bus
-
-
-def url_of(kind: str, request: pytest.FixtureRequest, folder: Path) -> str:
-    if kind == "kafka":
-        return f"kafka://{request.getfixturevalue('kafka_bootstrap')}"
-    return f"sqlite:///{folder / 'bus.db'}" if kind == "sqlite" else f"memory://{uuid.uuid4()}"
+from tests.buses import KAFKA, Bus, make_bus, send, take, url_of, values
 
 
 @pytest.fixture(params=["memory", "sqlite", KAFKA])
@@ -72,35 +29,6 @@ def bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bus]:
     made = make_bus(url_of(request.param, request, tmp_path))
     yield made
     made.transport.close()
-
-
-@pytest.fixture(params=["sqlite", KAFKA])
-def shared_bus(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Bus]:
-    """A bus that several processes can use."""
-    made = make_bus(url_of(request.param, request, tmp_path))
-    yield made
-    made.transport.close()
-
-
-def take(consumer: Consumer, count: int) -> list[Record]:
-    """Poll until ``count`` records came; fail when they do not."""
-    records: list[Record] = []
-    deadline_s = time.monotonic() + PATIENCE_S
-    while len(records) < count and time.monotonic() < deadline_s:
-        records += consumer.poll(count - len(records), 0.5)
-    assert len(records) == count, f"{len(records)} of {count} records came"
-    return records
-
-
-def values(records: list[Record]) -> list[bytes]:
-    return [record.value for record in records]
-
-
-def send(bus: Bus, *contents: bytes, topic: str | None = None) -> None:
-    with bus.transport.producer() as producer:
-        for content in contents:
-            producer.send(topic or bus.topic, content)
-        producer.flush()
 
 
 def test_records_come_in_the_order_they_were_sent(bus: Bus) -> None:
@@ -373,139 +301,3 @@ def test_lag_reaches_zero_when_all_is_read(bus: Bus) -> None:
     take(consumer, 1)
     consumer.poll(1, 0.3)
     assert behind(first.timestamp_ns) == (0, 0.0)
-
-
-def run_python(source: str, *arguments: str) -> subprocess.Popen[str]:
-    """A process of its own that may use the project."""
-    return subprocess.Popen(
-        [sys.executable, "-c", source, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-
-
-HALF_A_TRANSACTION = """
-import sys
-from streamer.transports import open_transport
-url, topic = sys.argv[1:]
-producer = open_transport(url).producer("tx-" + topic)
-with producer.transaction():
-    producer.send(topic, b"committed")
-with producer.transaction():
-    producer.send(topic, b"never")
-    producer.flush()
-    print("sent", flush=True)
-    sys.stdin.read()
-"""
-
-
-def test_a_producer_killed_in_a_transaction_leaves_nothing(shared_bus: Bus) -> None:
-    with run_python(HALF_A_TRANSACTION, shared_bus.url, shared_bus.topic) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "sent\n"
-        process.send_signal(signal.SIGKILL)
-    successor = shared_bus.transport.producer("tx-" + shared_bus.topic)
-    with successor.transaction():
-        successor.send(shared_bus.topic, b"successor")
-    consumer = shared_bus.reader(shared_bus.topic)
-    assert values(take(consumer, 2)) == [b"committed", b"successor"]
-    assert consumer.poll(10, 0.2) == []
-
-
-WRITER = """
-import sys
-from streamer.transports import open_transport
-url, topic, name = sys.argv[1:]
-with open_transport(url) as transport, transport.producer() as producer:
-    for number in range(100):
-        producer.send(topic, f"{name} {number}".encode())
-"""
-
-
-def test_several_processes_write_one_log_while_another_reads(shared_bus: Bus) -> None:
-    names = ["one", "two", "three"]
-    writers = [run_python(WRITER, shared_bus.url, shared_bus.topic, name) for name in names]
-    records = take(shared_bus.reader(shared_bus.topic), 300)
-    for writer in writers:
-        with writer:
-            assert writer.wait(PATIENCE_S) == 0
-    assert [record.offset for record in records] == list(range(300))
-    for name in names:
-        numbers = [int(v.split()[1]) for v in values(records) if v.startswith(name.encode() + b" ")]
-        assert numbers == list(range(100))
-
-
-# These two run their clients in a process of their own: kafka-python 3.0 drops the socket of a
-# failed connection unclosed, which here would be an error of whichever test the collector meets.
-
-UNREACHABLE = """
-import sys, time
-from streamer.transports import open_transport
-from streamer.transports.base import BusUnreachableError
-started_s = time.monotonic()
-try:
-    open_transport(sys.argv[1], connect_timeout_s=1.0)
-except BusUnreachableError as error:
-    print(time.monotonic() - started_s, error)
-"""
-
-
-@pytest.mark.kafka
-def test_an_unreachable_broker_is_one_clear_line_in_time(capfd: pytest.CaptureFixture[str]) -> None:
-    with run_python(UNREACHABLE, "kafka://127.0.0.1:9") as process:
-        said, _ = process.communicate(timeout=PATIENCE_S)
-    seconds, message = said.split(" ", 1)
-    assert float(seconds) < 3
-    assert message.count("\n") == 1
-    assert "127.0.0.1:9" in message
-    assert "check that it runs" in message
-    assert capfd.readouterr().err == ""
-
-
-OUTAGE = """
-import sys, time
-from streamer.transports import open_transport
-url, topic = sys.argv[1:]
-with open_transport(url) as transport:
-    plain, transactional = transport.producer(), transport.producer("tx-" + topic)
-    consumer = transport.consumer([topic])
-    consumer.seek_to_beginning()
-    for line in sys.stdin:
-        word, came, deadline_s = line.strip().encode(), [], time.monotonic() + 100
-        plain.send(topic, b"plain " + word)
-        plain.flush()
-        with transactional.transaction():
-            transactional.send(topic, b"transaction " + word)
-        while len(came) < 2 and time.monotonic() < deadline_s:
-            came += [record.value.decode() for record in consumer.poll(2 - len(came), 0.5)]
-        print(*came, sep=", ", flush=True)
-"""
-
-
-@pytest.mark.kafka
-@pytest.mark.parametrize("how", ["stopped", "killed"])
-def test_consumer_and_producers_survive_a_broker_restart(
-    kafka_broker: Broker | None, how: str
-) -> None:
-    if kafka_broker is None:
-        pytest.skip("the broker at KAFKA_BOOTSTRAP is not ours to restart")
-    bus = make_bus(f"kafka://{kafka_broker.bootstrap}")
-    bus.transport.close()
-    with run_python(OUTAGE, bus.url, bus.topic) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
-
-        def tell(word: str) -> None:
-            process.stdin.write(word + "\n")
-            process.stdin.flush()
-
-        tell("before")
-        assert process.stdout.readline() == "plain before, transaction before\n"
-        kafka_broker.stop(kill=how == "killed")
-        tell("during")
-        kafka_broker.start()
-        assert process.stdout.readline() == "plain during, transaction during\n"
-        process.stdin.close()
-        assert process.wait(PATIENCE_S) == 0
