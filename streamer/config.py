@@ -108,7 +108,7 @@ class LimitSettings(_Section):
     """Bounds that keep one bad record or one slow stop from spoiling a session."""
 
     max_record_bytes: int = Field(default=64 << 20, ge=1 << 10)
-    dead_letter_bytes: int = Field(default=256 << 10, ge=0)
+    dead_letter_bytes: int = Field(default=1 << 20, ge=0)
     crashes_per_record: int = Field(default=3, ge=1)
     recent_records: int = Field(default=10_000, ge=0)
     stop_budget_s: float = Field(default=60.0, gt=0)

@@ -1,0 +1,299 @@
+"""The order of a session, written once: poll, check, train, checkpoint, publish, commit.
+
+Nobody else advances positions, saves or publishes. What is decided here depends on the records and
+the settings, never on the clock, except when to save; so a session that was killed anywhere and
+started again ends with the same bits, each particle counted once and each snapshot announced once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Literal
+
+from reconstruct.types import StepReport
+from schemas.control import SessionState as Activity
+from streamer.config import training_digest
+from streamer.desk import Desk
+from streamer.errors import RetentionGapError
+from streamer.parts import Parts
+from streamer.receive import Receiver
+from streamer.state import SessionState, rows_from, to_checkpoint
+from streamer.transports.base import Record, TopicPartition, lag
+from streamer.transports.errors import OffsetOutOfRangeError
+
+__all__ = ["Loop", "Outcome"]
+
+Outcome = Literal["ended", "stopped"]
+
+_LAG_EVERY_S = 1.0
+
+
+class Loop:
+    """One session from where its state stands to its end, or until asked to stop."""
+
+    def __init__(self, parts: Parts, state: SessionState) -> None:
+        self._parts = parts
+        self._state = state
+        self._pending: deque[Record] = deque()  # polled and not yet looked at
+        self._receiver = Receiver(parts, state)
+        self._desk = Desk(parts, state, receiver=self._receiver, save=self._save)
+        self._saved_at_s = parts.clock_s()
+        self._saved_received = state.ledger.received
+        self._saved_step = state.step
+        self._lag_at_s = float("-inf")
+        self._digest = training_digest(parts.settings)
+
+    def run(self, *, fresh: bool) -> Outcome:
+        """Work until the session has ended (``"ended"``) or a stop is requested (``"stopped"``).
+
+        Parameters
+        ----------
+        fresh
+            There was no checkpoint.
+
+        Raises
+        ------
+        ServiceError, TransportError
+            The session cannot go on; the last checkpoint is whole.
+        """
+        parts, state = self._parts, self._state
+        self._seek()
+        if fresh:  # so that nothing can be announced before there is a checkpoint to go back to
+            self._save()
+        parts.outbox.recall(state.output_positions)
+        self._publish_if_due()
+        while not (state.finished or parts.stop.requested):
+            parts.lease.check()
+            self._desk.answer()
+            self._publish_if_due()
+            if state.paused:
+                self._show("paused")
+                self._desk.answer(wait_s=parts.settings.batch.max_wait_s)
+            elif state.engine is not None and state.engine.ready:
+                self._show("running")
+                self._step()
+            elif self._pending:
+                self._receiver.look_at(self._pending.popleft())
+            elif self._at_end():
+                self._finish()
+            else:
+                self._poll()
+            self._save_if_due()
+        if not state.finished:
+            self._leave()
+        parts.crashes.done()
+        return "ended" if state.finished else "stopped"
+
+    # poll -------------------------------------------------------------------------------------
+
+    def _seek(self) -> None:
+        """Start reading where the state says, the beginning where it says nothing."""
+        for consumer in (self._parts.particles, self._parts.control):
+            for where in consumer.partitions:
+                position = self._state.positions.get(where)
+                if position is None:
+                    position = consumer.low_watermark(where.topic, where.partition)
+                    self._state.positions[where] = position
+                consumer.seek(where.topic, where.partition, position)
+
+    def _poll(self) -> None:
+        batch = self._parts.settings.batch
+        self._parts.crashes.done()
+        self._receiver.send_letters()
+        record_bytes = self._parts.outbox.max_record_bytes
+        most = max(1, min(batch.max_records, batch.max_bytes // record_bytes))
+        try:
+            self._pending.extend(self._parts.particles.poll(most, batch.max_wait_s))
+        except OffsetOutOfRangeError as error:
+            self._cross_gap(error)
+        self._parts.hook("polled")
+        if not self._pending:
+            self._show("waiting")
+            for where in self._parts.particles.partitions:  # past what holds no records
+                position = self._parts.particles.position(where.topic, where.partition)
+                self._state.positions[where] = position
+        self._tell_lag()
+
+    def _cross_gap(self, error: OffsetOutOfRangeError) -> None:
+        """Stop at a hole in the log, or step over it on request and count it."""
+        if not error.below_low_watermark:
+            raise error
+        lost = error.low_watermark - error.offset
+        if not self._parts.settings.limits.skip_gap:
+            raise RetentionGapError(
+                f"retention has removed {lost} offsets of {error.topic} that this session has not "
+                f"read (next {error.offset}, oldest left {error.low_watermark})",
+                "Lengthen the retention of the topic; to go on without these particles, start "
+                "again with --skip-gap",
+            )
+        where = TopicPartition(error.topic, error.partition)
+        self._state.ledger.gap_offsets += lost
+        self._state.positions[where] = error.low_watermark
+        self._parts.particles.seek(error.topic, error.partition, error.low_watermark)
+        self._parts.publisher.event(
+            f"gap-{error.partition}-{error.offset}-{error.low_watermark}",
+            "retention_gap",
+            f"{lost} offsets were removed by retention before they were read; skipped on request.",
+            severity="warning",
+            values={"offsets": float(lost)},
+        )
+
+    def _tell_lag(self) -> None:
+        now_s = self._parts.clock_s()
+        if now_s - self._lag_at_s < _LAG_EVERY_S:
+            return
+        self._lag_at_s = now_s
+        for where in self._parts.particles.partitions:
+            behind = lag(
+                self._state.positions[where],
+                self._parts.particles.end_offset(where.topic, where.partition),
+                last_timestamp_ns=self._receiver.last_timestamp_ns,
+                now_ns=time.time_ns(),
+            )
+            self._parts.observer.lag(where, behind)
+
+    # train ------------------------------------------------------------------------------------
+
+    def _step(self) -> None:
+        assert self._state.engine is not None
+        self._note(self._state.engine.step())
+        self._parts.hook("trained")
+        self._owe_snapshot()
+
+    def _note(self, report: StepReport) -> None:
+        self._state.note(report)
+        self._parts.publisher.step_events(report)
+        self._parts.observer.stepped(report, self._state)
+
+    def _owe_snapshot(self) -> None:
+        """Decide from particles and steps alone whether new maps are due."""
+        state, cadence = self._state, self._parts.settings.snapshots
+        new_particles = state.trained - state.last_snapshot_particles
+        new_steps = state.step - state.last_snapshot_step
+        first = state.last_snapshot_id is None
+        if first and state.trained >= cadence.first_particles:
+            state.snapshot_due = "first"
+        elif not first and (
+            new_particles >= cadence.every_particles or new_steps >= cadence.every_steps
+        ):
+            state.snapshot_due = "cadence"
+
+    def _at_end(self) -> bool:
+        end_at = self._state.end_at
+        return end_at is not None and all(
+            self._state.positions.get(where, 0) >= end for where, end in end_at.items()
+        )
+
+    def _finish(self) -> None:
+        """Train the left-overs and replay; then save and publish the last maps."""
+        parts, state = self._parts, self._state
+        self._show("finishing")
+        parts.crashes.done()
+        self._save()
+        if state.engine is not None:
+            for report in state.engine.finish():
+                self._note(report)
+                parts.hook("replayed")
+                self._owe_snapshot()
+                # Not saved: after a crash the replay starts over and announces nothing twice.
+                self._publish()
+                parts.lease.check()
+                self._desk.answer(persist=False)
+                if parts.stop.requested:
+                    return
+        state.finished = True
+        state.snapshot_due = "final" if state.step else None
+        self._publish_if_due()
+        self._save()
+        self._show("ended")
+
+    # checkpoint -------------------------------------------------------------------------------
+
+    def _save_if_due(self) -> None:
+        settings = self._parts.settings.checkpoint
+        new_particles = self._state.ledger.received - self._saved_received
+        if new_particles == 0 and self._state.step == self._saved_step:
+            return
+        waited_s = self._parts.clock_s() - self._saved_at_s
+        if new_particles >= settings.every_particles or waited_s >= settings.every_s:
+            self._save()
+
+    def _save(self) -> None:
+        """Write the state and the positions in one file; a full disk is told and tried again."""
+        parts, state = self._parts, self._state
+        self._receiver.send_letters()
+        state.balance()
+        state.output_positions = parts.outbox.ends()
+        parts.hook("saving")
+        meta, arrays = to_checkpoint(state, session_id=parts.settings.session, digest=self._digest)
+        stored = 0 if state.engine is None else state.engine.particles_stored
+        self._saved_at_s = parts.clock_s()
+        try:
+            saved = parts.store.save(
+                meta, arrays, rows=stored, rows_from=lambda start: rows_from(state, start)
+            )
+        except OSError as error:
+            parts.observer.checkpoint_failed(str(error))
+            return
+        self._saved_received, self._saved_step = state.ledger.received, state.step
+        parts.hook("saved")
+        parts.crashes.forget(state.positions)
+        parts.observer.checkpointed(saved, state)
+        self._commit()
+
+    # publish ----------------------------------------------------------------------------------
+
+    def _publish_if_due(self) -> None:
+        if self._state.snapshot_due is not None:
+            self._save()
+            self._publish()
+
+    def _publish(self) -> None:
+        parts, state = self._parts, self._state
+        if state.snapshot_due is None:
+            return
+        grown = len(state.roster) >= 1.1 * state.assigned_rows
+        assign = state.finished or state.snapshot_due in ("request", "stop") or grown
+        name, snapshot = parts.publisher.snapshot(state, is_final=state.finished, assign=assign)
+        state.snapshot_due = None
+        state.last_snapshot_id = name
+        state.last_snapshot_step = state.step
+        state.last_snapshot_particles = state.trained
+        state.ledger.snapshots += 1
+        if assign:
+            state.assigned_rows = len(state.roster)
+        if snapshot is not None:
+            now_ns = time.time_ns()
+            delays_s = [
+                max(0, now_ns - created_ns) * 1e-9 for created_ns in self._receiver.created_ns
+            ]
+            parts.observer.published(name, snapshot, state, delays_s)
+        self._receiver.created_ns = []
+
+    # commit -----------------------------------------------------------------------------------
+
+    def _commit(self) -> None:
+        """Tell the bus how far this session is; it is never asked back."""
+        consumer = self._parts.particles
+        consumer.commit({where: self._state.positions[where] for where in consumer.partitions})
+        self._parts.hook("committed")
+
+    # around the order -------------------------------------------------------------------------
+
+    def _show(self, activity: Activity) -> None:
+        if activity != self._desk.activity:
+            self._desk.activity = activity
+            self._parts.observer.activity(activity)
+
+    def _leave(self) -> None:
+        """Stop on request: the maps so far are saved and published."""
+        state = self._state
+        if state.end_at is not None and self._desk.activity == "finishing":
+            return  # the checkpoint from before the replay is where to go on
+        self._pending.clear()
+        if state.step > state.last_snapshot_step:
+            state.snapshot_due = "stop"
+            self._publish_if_due()
+        else:
+            self._save()

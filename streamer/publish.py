@@ -1,0 +1,260 @@
+"""A snapshot made public: files first, then one transaction that announces them.
+
+The manifest, the assignments and the event become visible together or not at all, under ids that
+follow from session and step; publishing the same step again is recognised and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reconstruct.types import Assignments, Snapshot, StepReport
+from schemas.assignments import AssignmentBatch
+from schemas.base import MAX_ROWS
+from schemas.codec import encoded_size
+from schemas.events import SessionEvent
+from schemas.split import split_batch
+from schemas.topics import Topics
+from schemas.volumes import ClassManifest, VolumeSnapshot, snapshot_id
+from streamer.outbox import Outbox, Outgoing
+from streamer.preview import preview_arrays
+from streamer.series import write_series_folder
+from streamer.state import SessionState
+
+__all__ = ["Publisher", "software_version"]
+
+Array = npt.NDArray[Any]
+
+_ROOM_BYTES = 4096  # key, headers and framing around a record
+
+
+def software_version() -> str:
+    """Give the version that is installed, or say that none is."""
+    try:
+        return version("abinitio-live")
+    except PackageNotFoundError:
+        return "0+source"
+
+
+class Publisher:
+    """Publishes one session's snapshots and events.
+
+    Parameters
+    ----------
+    out
+        Output folder.
+    digest
+        Digest of the settings that decide the model.
+    inline_volumes
+        Send the maps with the manifest when they fit.
+    pictures
+        Draw each snapshot.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        topics: Topics,
+        *,
+        session_id: str,
+        out: Path,
+        digest: str,
+        inline_volumes: bool = False,
+        pictures: bool = True,
+        hook: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._outbox = outbox
+        self._topics = topics
+        self._session_id = session_id
+        self._out = out
+        self._digest = digest
+        self._inline_volumes = inline_volumes
+        self._pictures = pictures
+        self._hook = hook
+
+    def snapshot(
+        self, state: SessionState, *, is_final: bool, assign: bool
+    ) -> tuple[str, Snapshot | None]:
+        """Publish the maps of this step; return the snapshot's id, and it unless it was out.
+
+        Parameters
+        ----------
+        assign
+            Publish the table of assignments with it.
+        """
+        name = snapshot_id(self._session_id, state.step) + ("-final" if is_final else "")
+        if self._outbox.said(name) or state.engine is None:
+            return name, None
+        snapshot = state.engine.snapshot()
+        classes = self._files(snapshot, state, name=name, is_final=is_final)
+        self._hook("renamed")
+        records = [self._manifest_record(snapshot, state, classes, name=name, is_final=is_final)]
+        if assign and len(state.roster):
+            records += self._assignment_records(state.engine.assignments(), state, name=name)
+        records.append(self._snapshot_event(snapshot, name=name, is_final=is_final))
+        self._outbox.say(records)
+        self._hook("announced")
+        return name, snapshot
+
+    def event(
+        self, record_id: str, kind: str, message: str, *, severity: str = "info", **more: Any
+    ) -> None:
+        """Publish something worth telling, once."""
+        event = SessionEvent(
+            envelope=self._outbox.envelope(SessionEvent, record_id),
+            kind=kind,
+            severity=severity,  # type: ignore[arg-type]
+            message=message,
+            **more,
+        )
+        self._outbox.say([Outgoing(self._topics.events, event)])
+
+    def step_events(self, report: StepReport) -> None:
+        """Publish what the engine found worth telling in one step."""
+        records = [
+            Outgoing(
+                self._topics.events,
+                SessionEvent(
+                    envelope=self._outbox.envelope(
+                        SessionEvent, f"{self._session_id}-step-{report.step:08d}-event-{number}"
+                    ),
+                    kind=event.kind,
+                    severity="info" if event.kind not in _WARNINGS else "warning",
+                    message=event.message,
+                    step=report.step,
+                    phase=report.phase,
+                    class_index=event.class_index,
+                    values={
+                        key: float(value)
+                        for key, value in event.values.items()
+                        if np.isfinite(value)
+                    },
+                ),
+            )
+            for number, event in enumerate(report.events)
+        ]
+        self._outbox.say(records)
+
+    def _files(
+        self, snapshot: Snapshot, state: SessionState, *, name: str, is_final: bool
+    ) -> tuple[ClassManifest, ...]:
+        picture = None
+        if self._pictures:
+            from streamer.pictures import snapshot_png  # matplotlib: only when pictures are wanted
+
+            picture = snapshot_png(snapshot, title=self._session_id)
+        return write_series_folder(
+            self._out,
+            snapshot,
+            name=f"step-{snapshot.step:08d}" + ("-final" if is_final else ""),
+            session_id=self._session_id,
+            manifest={
+                "snapshot_id": name,
+                "session_id": self._session_id,
+                "parent_snapshot_id": state.last_snapshot_id,
+                "step": snapshot.step,
+                "phase": snapshot.phase,
+                "is_final": is_final,
+                "config_digest": self._digest,
+                "software_version": software_version(),
+                "particles_seen": snapshot.particles_seen,
+                "particles_presented": snapshot.particles_presented,
+            },
+            picture=picture,
+            before_rename=lambda: self._hook("written"),
+        )
+
+    def _manifest_record(
+        self,
+        snapshot: Snapshot,
+        state: SessionState,
+        classes: tuple[ClassManifest, ...],
+        *,
+        name: str,
+        is_final: bool,
+    ) -> Outgoing:
+        record = VolumeSnapshot(
+            envelope=self._outbox.envelope(VolumeSnapshot, name),
+            snapshot_id=name,
+            parent_snapshot_id=state.last_snapshot_id,
+            step=snapshot.step,
+            phase=snapshot.phase,
+            is_final=is_final,
+            config_digest=self._digest,
+            software_version=software_version(),
+            particles_seen=snapshot.particles_seen,
+            particles_presented=snapshot.particles_presented,
+            classes=classes,
+        )
+        arrays: dict[str, Array] = dict(preview_arrays(snapshot))
+        limit_bytes = self._outbox.max_record_bytes - _ROOM_BYTES
+        optional: dict[str, Array] = {
+            "fsc": np.stack([item.fsc for item in snapshot.classes]).astype(np.float32),
+            "view_histogram": np.stack([item.view_histogram for item in snapshot.classes]).astype(
+                np.float32
+            ),
+        }
+        if self._inline_volumes:
+            volumes = np.stack([item.volume for item in snapshot.classes])
+            optional["volumes"] = volumes.astype(np.float16)
+        for key, array in optional.items():
+            if encoded_size(record, arrays | {key: array}) <= limit_bytes:
+                arrays[key] = array
+        return Outgoing(self._topics.volumes, record, arrays)
+
+    def _assignment_records(
+        self, assignments: Assignments, state: SessionState, *, name: str
+    ) -> list[Outgoing]:
+        names = state.roster.names("image_name")
+        arrays: dict[str, Array] = {
+            "particle_id": assignments.particle_ids.astype(np.uint64),
+            "class_index": assignments.class_index.astype(np.int32),
+            "rotation": assignments.rotations.astype(np.float32),
+            "shift_angstrom": assignments.shifts_angstrom.astype(np.float32),
+            "max_probability": assignments.max_probability.astype(np.float32),
+            "log_likelihood": assignments.log_likelihood.astype(np.float32),
+            "half": assignments.half.astype(np.uint8),
+        }
+        records: list[Outgoing] = []
+        for start in range(0, len(names), MAX_ROWS):
+            stop = min(start + MAX_ROWS, len(names))
+            batch = AssignmentBatch(
+                envelope=self._outbox.envelope(AssignmentBatch, f"{name}-assignments-{start}"),
+                snapshot_id=name,
+                step=state.step,
+                first_row=start,
+                total_rows=len(names),
+                image_names=tuple(names[start:stop]),
+            )
+            part = {key: array[start:stop] for key, array in arrays.items()}
+            records += [
+                Outgoing(self._topics.assignments, record, rows)
+                for record, rows in split_batch(
+                    batch, part, self._outbox.max_record_bytes - _ROOM_BYTES
+                )
+            ]
+        return records
+
+    def _snapshot_event(self, snapshot: Snapshot, *, name: str, is_final: bool) -> Outgoing:
+        known = [c.resolution_angstrom for c in snapshot.classes if c.resolution_angstrom]
+        best = f", best resolution {min(known):.1f} A" if known else ""
+        which = "the last maps" if is_final else "new maps"
+        event = SessionEvent(
+            envelope=self._outbox.envelope(SessionEvent, f"{name}-event"),
+            kind="session_end" if is_final else "snapshot",
+            message=f"Published {which} from {snapshot.particles_seen} particles{best}.",
+            step=snapshot.step,
+            phase=snapshot.phase,
+            snapshot_id=name,
+            values={"particles": float(snapshot.particles_seen)},
+        )
+        return Outgoing(self._topics.events, event)
+
+
+_WARNINGS = frozenset({"contrast_inverted", "preferred_orientation", "device_error"})

@@ -1,0 +1,113 @@
+"""The check of the loop: one record in, its particles to the engine, the rest to dead letters.
+
+Every record leaves exactly one mark in the ledger, and its position advances whatever it held.
+"""
+
+from __future__ import annotations
+
+from schemas.codec import Limits
+from streamer import letters
+from streamer.intake import Refused, Skipped, Taken, take
+from streamer.outbox import Outgoing
+from streamer.parts import Parts
+from streamer.state import SessionState
+from streamer.transports.base import Record
+
+__all__ = ["Receiver"]
+
+_MOST_LETTERS = 100  # dead letters held back to share a transaction
+_MOST_DELAYS = 10_000
+
+
+class Receiver:
+    """Looks at records for one session."""
+
+    def __init__(self, parts: Parts, state: SessionState) -> None:
+        self._parts = parts
+        self._state = state
+        self._letters: list[Outgoing] = []
+        self.created_ns: list[int] = []  # records that no snapshot holds yet
+        self.last_timestamp_ns: int | None = None
+
+    def look_at(self, record: Record) -> None:
+        """Judge one record and move past it."""
+        parts, state = self._parts, self._state
+        where = record.topic_partition
+        crashes = parts.crashes.crashes(where, record.offset)
+        verdict: Taken | Refused | Skipped
+        if crashes >= parts.settings.limits.crashes_per_record:
+            verdict = Refused("crashed_the_process", f"the process died on it {crashes} times")
+        else:
+            parts.crashes.begin(where, record.offset)
+            verdict = take(
+                record,
+                session_id=parts.settings.session,
+                geometry=state.geometry,
+                roster=state.roster,
+                recent=state.recent,
+                allowed_roots=parts.roots,
+                limits=Limits(total_bytes=parts.settings.limits.max_record_bytes),
+            )
+        parts.hook("checked")
+        if isinstance(verdict, Taken):
+            self._accept(record, verdict)
+        elif isinstance(verdict, Refused):
+            self.refuse(record, verdict)
+        else:
+            state.ledger.other_sessions += 1
+        state.positions[where] = record.offset + 1
+        self.last_timestamp_ns = record.timestamp_ns
+        if len(self._letters) >= _MOST_LETTERS:
+            self.send_letters()
+
+    def _accept(self, record: Record, taken: Taken) -> None:
+        parts, state = self._parts, self._state
+        state.ledger.records += 1
+        state.ledger.received += taken.received
+        state.ledger.duplicate += taken.duplicates
+        state.ledger.quarantined.update(problem.reason for problem in taken.problems)
+        state.recent.add(taken.record_id)
+        if taken.problems:
+            self._letters += letters.particle_letters(
+                parts.outbox,
+                parts.topics.dead_letter,
+                record,
+                problems=taken.problems,
+                image_names=taken.image_names,
+                record_id=taken.record_id,
+                max_bytes=parts.settings.limits.dead_letter_bytes,
+            )
+        if taken.particles is not None:
+            if state.engine is None:
+                state.geometry = taken.geometry
+                state.engine = parts.factory(parts.settings.engine, taken.geometry)
+            index = state.optics_index(taken.optics_groups)
+            group = index[taken.roster_rows["optics_group"]]
+            state.roster.extend({**taken.roster_rows, "optics_group": group})
+            state.engine.add(taken.particles)
+            if len(self.created_ns) < _MOST_DELAYS:
+                self.created_ns.append(taken.created_at_ns)
+        parts.observer.taken(record, taken, state)
+
+    def refuse(self, record: Record, refused: Refused) -> None:
+        """Count a refused record and write its letter."""
+        parts = self._parts
+        self._state.ledger.records += 1
+        self._state.ledger.dead_lettered[refused.reason] += 1
+        self._letters.append(
+            letters.record_letter(
+                parts.outbox,
+                parts.topics.dead_letter,
+                record,
+                reason=refused.reason,
+                detail=refused.detail,
+                record_id=refused.record_id,
+                max_bytes=parts.settings.limits.dead_letter_bytes,
+            )
+        )
+        parts.observer.refused(record, refused)
+
+    def send_letters(self) -> None:
+        """Send the letters held back, before the positions behind them are saved."""
+        self._parts.outbox.say(self._letters)
+        self._letters = []

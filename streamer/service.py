@@ -1,0 +1,225 @@
+"""Put a session together from its settings, run it to its end, and stop it in time.
+
+What is wrong with the settings, the folders or the bus is found here, before the first particle,
+and said in one line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from schemas.topics import Topics
+from streamer.checkpoint import Checkpoint, CheckpointStore
+from streamer.config import Settings, training_digest
+from streamer.crashes import CrashNotes
+from streamer.errors import CheckpointError, ConfigurationError
+from streamer.lease import Lease
+from streamer.ledger import RecentRecords
+from streamer.loop import Loop, Outcome
+from streamer.observe import Observer
+from streamer.outbox import Outbox
+from streamer.parts import Parts, StopRequest
+from streamer.publish import Publisher
+from streamer.state import EngineFactory, SessionState, from_checkpoint
+from streamer.transports import open_transport
+from streamer.transports.base import KafkaSecurity, TopicSpec, Transport
+
+__all__ = [
+    "Finished",
+    "ensure_topics",
+    "open_bus",
+    "run_session",
+    "stop_on_signals",
+    "writable_folder",
+]
+
+FORCED_EXIT = 75  # EX_TEMPFAIL: the last checkpoint is whole, start again
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a session ended for this process."""
+
+    outcome: Outcome
+    state: SessionState
+
+
+def open_bus(settings: Settings) -> Transport:
+    """Open the configured bus.
+
+    Raises
+    ------
+    TransportError
+        It does not answer, or the address is not understood.
+    """
+    kafka = settings.kafka
+
+    def text(path: Path | None) -> str | None:
+        return None if path is None else str(path)
+
+    security = KafkaSecurity(
+        protocol=kafka.security_protocol,
+        ca_file=text(kafka.ca_file),
+        certificate_file=text(kafka.certificate_file),
+        key_file=text(kafka.key_file),
+        sasl_mechanism=kafka.sasl_mechanism,
+        username=kafka.sasl_username,
+        password=None if kafka.sasl_password is None else kafka.sasl_password.get_secret_value(),
+    )
+    return open_transport(settings.bus, security=security)
+
+
+def ensure_topics(transport: Transport, topics: Topics) -> None:
+    """Make the topics that are missing, each with one partition: one session, one order."""
+    transport.ensure_topics(
+        [TopicSpec(name, max_record_bytes=transport.max_record_bytes) for name in topics.all]
+    )
+
+
+def writable_folder(folder: Path) -> Path:
+    """Make a folder if needed and prove that files can be written into it.
+
+    Raises
+    ------
+    ConfigurationError
+        They cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write into {folder}: {error.strerror or error}",
+            "Give another folder with --out, or change its permissions",
+        ) from error
+    return folder
+
+
+def run_session(
+    settings: Settings,
+    *,
+    factory: EngineFactory,
+    observer: Observer,
+    stop: StopRequest,
+    transport: Transport | None = None,
+    hook: Callable[[str], None] = lambda _: None,
+) -> Finished:
+    """Run one session until it ends or a stop is requested.
+
+    Parameters
+    ----------
+    factory
+        Makes the engine.
+    transport
+        An open bus; by default the configured one.
+
+    Raises
+    ------
+    ServiceError, TransportError
+        The session cannot start or cannot go on.
+    """
+    out = writable_folder(settings.out)
+    with ExitStack() as stack:
+        if transport is None:
+            transport = stack.enter_context(open_bus(settings))
+        topics = Topics(settings.topics_prefix)
+        ensure_topics(transport, topics)
+        outbox = Outbox(transport, topics, settings.session)  # fences the older process
+        stack.callback(outbox.close)
+        folder = writable_folder(settings.state_folder)
+        lease = stack.enter_context(Lease(folder, wait_s=settings.limits.stop_budget_s))
+        store = CheckpointStore(folder, keep=settings.checkpoint.keep)
+        checkpoint = store.load()
+        state = _state(checkpoint, settings, factory)
+        publisher = Publisher(
+            outbox,
+            topics,
+            session_id=settings.session,
+            out=out,
+            digest=training_digest(settings),
+            inline_volumes=settings.snapshots.inline_volumes,
+            pictures=settings.snapshots.pictures,
+            hook=hook,
+        )
+        group = f"{topics.prefix}.{settings.session}"
+        parts = Parts(
+            settings=settings,
+            topics=topics,
+            factory=factory,
+            particles=stack.enter_context(transport.consumer([topics.particles], group=group)),
+            control=stack.enter_context(transport.consumer([topics.control])),
+            outbox=outbox,
+            publisher=publisher,
+            store=store,
+            crashes=CrashNotes(folder / "crashes.json"),
+            lease=lease,
+            observer=observer,
+            roots=settings.roots,
+            stop=stop,
+            hook=hook,
+        )
+        observer.started(state, () if checkpoint is None else checkpoint.notes)
+        outcome = Loop(parts, state).run(fresh=checkpoint is None)
+    return Finished(outcome, state)
+
+
+def _state(
+    checkpoint: Checkpoint | None, settings: Settings, factory: EngineFactory
+) -> SessionState:
+    """Give the session as it was left, or a new one."""
+    limit = settings.limits.recent_records
+    if checkpoint is None:
+        return SessionState(recent=RecentRecords(limit))
+    found = checkpoint.meta["session"]
+    if found != settings.session:
+        raise CheckpointError(
+            f"{settings.state_folder} holds session {found!r}, not {settings.session!r}",
+            "Give this session its own --out, or name the session that is there",
+        )
+    if checkpoint.meta["training_digest"] != training_digest(settings):
+        raise CheckpointError(
+            f"session {found!r} was begun with other engine settings",
+            "Restore them to go on, or begin a new session with another --session and --out",
+        )
+    return from_checkpoint(checkpoint, factory, settings.engine, recent_limit=limit)
+
+
+@contextmanager
+def stop_on_signals(stop: StopRequest, *, budget_s: float) -> Iterator[None]:
+    """Turn SIGTERM and SIGINT into a request to stop.
+
+    The first asks: the loop finishes its step, saves, publishes and ends. The second, or the end of
+    the budget, forces the process out at once; the last checkpoint is whole.
+    """
+
+    def force(why: str) -> None:
+        print(f"stopped at once: {why}; the last checkpoint is whole", file=sys.stderr, flush=True)
+        os._exit(FORCED_EXIT)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        del frame
+        name = signal.Signals(number).name
+        if stop.requested:
+            force(f"second {name}")
+        stop.requested = True
+        timer.start()
+
+    timer = threading.Timer(budget_s, force, [f"no clean end within {budget_s:.0f} s"])
+    timer.daemon = True
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        timer.cancel()
+        for number, handler in before.items():
+            signal.signal(number, handler)
