@@ -86,6 +86,7 @@ def read_cs(
             remedy="Name the job's passthrough file as well, or export the particle group",
             reason="missing_column",
         )
+    _check_types(source, fields)
     return _table(source, fields, notes, data_root, stacks, aberrations)
 
 
@@ -155,6 +156,21 @@ def _table(
         contrast_sign=_contrast_sign(path, fields),
         notes=(*notes, *placed.notes),
     )
+
+
+def _check_types(path: Path, fields: Fields) -> None:
+    """Refuse fields that are not one number (or pair, for shapes) per particle."""
+    for name in NEEDED:
+        values = fields[name]
+        dimensions = 2 if name == "blob/shape" else 1
+        kinds = "SUO" if name == "blob/path" else "iuf"
+        if values.dtype.kind not in kinds or values.ndim != dimensions:
+            raise InputFileError(
+                path,
+                f"the field {name} has the type {values.dtype} {values.shape[1:]}",
+                remedy="Export the particle group again",
+                reason="malformed",
+            )
 
 
 def _stack_paths(path: Path, values: npt.NDArray[Any]) -> tuple[list[str], npt.NDArray[np.int32]]:

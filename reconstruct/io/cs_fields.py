@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -55,7 +56,7 @@ def load_fields(path: Path) -> dict[str, npt.NDArray[Any]]:
             remedy="Check the path and its permissions",
             reason="missing_file",
         ) from error
-    except ValueError as error:
+    except (ValueError, SyntaxError, TokenError, MemoryError) as error:  # all from a broken header
         raise InputFileError(
             path,
             f"not a complete .cs file ({error})",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from reconstruct.euler import matrix_from_euler
 from reconstruct.io.errors import InputFileError
 from reconstruct.io.star_optics import read_optics
-from reconstruct.io.star_text import numbers, parse_star, unquoted
+from reconstruct.io.star_text import numbers, parse_star, unquoted, whole_numbers
 from reconstruct.io.table import (
     AberrationPolicy,
     Columns,
@@ -29,6 +29,7 @@ __all__ = ["read_star", "table_from_star_text"]
 
 Float64Array = npt.NDArray[np.float64]
 
+MAX_INDEX_DIGITS = 9  # fits 32 bits; no stack has a milliard images
 SUBTOMOGRAM_TAGS = ("rlnCoordinateZ", "rlnTomoName", "rlnTomoParticleId", "rlnTomoParticleName")
 
 
@@ -102,8 +103,14 @@ def table_from_star_text(
         return numbers(path, particles, tag) if tag in particles else None
 
     phase_shift = optional("rlnPhaseShift")
-    half = optional("rlnRandomSubset")
-    class_number = optional("rlnClassNumber")
+    half = (
+        whole_numbers(path, particles, "rlnRandomSubset")
+        if "rlnRandomSubset" in particles
+        else None
+    )
+    class_number = (
+        whole_numbers(path, particles, "rlnClassNumber") if "rlnClassNumber" in particles else None
+    )
     micrographs = particles.get("rlnMicrographName")
     return ParticleTable(
         path=path,
@@ -131,8 +138,8 @@ def table_from_star_text(
         optics_columns=optics_block,
         rotations=_prior_rotations(path, particles),
         shifts_angstrom=_prior_shifts(path, particles, optics.pixel_size_angstrom),
-        half=None if half is None else half.astype(np.int32),
-        class_index=None if class_number is None else class_number.astype(np.int32) - 1,
+        half=half,
+        class_index=None if class_number is None else class_number - 1,
         notes=(*optics.notes, *frame_notes, *placed.notes),
     )
 
@@ -169,7 +176,7 @@ def _split_image_names(
     stacks: dict[str, int] = {}
     for row, name in enumerate(names):
         number, at, stack = name.partition("@")
-        if not at or not stack or not number.isdecimal():
+        if not at or not stack or not number.isdecimal() or len(number) > MAX_INDEX_DIGITS:
             raise InputFileError(
                 path,
                 f"rlnImageName, row {row + 1}: {name!r} is not <index>@<stack>",

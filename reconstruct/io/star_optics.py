@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct.io.errors import InputFileError
-from reconstruct.io.star_text import numbers, unquoted
+from reconstruct.io.star_text import numbers, unquoted, whole_numbers
 from reconstruct.io.table import (
     AberrationPolicy,
     Columns,
@@ -102,7 +102,7 @@ def read_optics(
     pixel_size = one_pixel_size(path, _pixel_sizes(path, source)[used])
     box = None
     if "rlnImageSize" in source:
-        box = one_box(path, numbers(path, source, "rlnImageSize")[used].astype(np.int64))
+        box = one_box(path, whole_numbers(path, source, "rlnImageSize")[used])
     if group is None:
         constants, group = np.unique(
             constants.round(SAME_OPTICS_DECIMALS), axis=0, return_inverse=True
@@ -126,8 +126,8 @@ def _optics_rows(
         return np.zeros(n, dtype=np.int32), [
             "the particles name no optics group; the only one is used"
         ]
-    wanted = numbers(path, particles, "rlnOpticsGroup").astype(np.int64)
-    known = numbers(path, optics_block, "rlnOpticsGroup").astype(np.int64)
+    wanted = whole_numbers(path, particles, "rlnOpticsGroup")
+    known = whole_numbers(path, optics_block, "rlnOpticsGroup")
     order = np.argsort(known)
     if len(np.unique(known)) != len(known):
         raise InputFileError(

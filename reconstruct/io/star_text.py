@@ -16,12 +16,13 @@ import numpy.typing as npt
 
 from reconstruct.io.errors import InputFileError
 
-__all__ = ["numbers", "parse_star", "quoted", "unquoted"]
+__all__ = ["numbers", "parse_star", "quoted", "unquoted", "whole_numbers"]
 
 UNSAFE = re.compile(r"""^$|\s|^[_#$'";]|^(data|save|loop|stop|global)_""", re.IGNORECASE)
 GEMMI_PLACE = re.compile(
     r"^string(?::(\d+))?(?::\d+\(\d+\))?(?: in data_\S* ?)?:\s*(.*)$", re.DOTALL
 )
+LARGEST_WHOLE = 2**31 - 1
 REMEDY = "Write the file again, or mend the line"
 
 
@@ -98,6 +99,22 @@ def numbers(path: Path, columns: Mapping[str, Sequence[str]], tag: str) -> npt.N
         remedy="Mend or remove the row",
         reason="malformed",
     )
+
+
+def whole_numbers(
+    path: Path, columns: Mapping[str, Sequence[str]], tag: str
+) -> npt.NDArray[np.int32]:
+    """Return a column as whole numbers; anything else among them is named."""
+    values = numbers(path, columns, tag)
+    odd = np.flatnonzero(~(np.abs(values) <= LARGEST_WHOLE) | (values != np.rint(values)))
+    if len(odd):
+        raise InputFileError(
+            path,
+            f"{tag}, row {odd[0] + 1}: {columns[tag][odd[0]]!r} is not a whole number",
+            remedy="Mend or remove the row",
+            reason="malformed",
+        )
+    return values.astype(np.int32)
 
 
 def _merged(columns: dict[str, list[str]], loop: dict[str, list[str]]) -> dict[str, list[str]]:

@@ -31,6 +31,8 @@ CTF: dict[str, Any] = {
     "ctf/tilt_A": np.zeros((N, 2), dtype=np.float32),
     "ctf/anisomag": np.zeros((N, 4), dtype=np.float32),
 }
+# a header whose text breaks off inside a bracket
+BROKEN = b"\x93NUMPY\x01\x00\x10\x00{'descr': [('a', \n"
 UIDS = np.array([4, 3, 2, 1], dtype=np.uint64)
 
 
@@ -120,6 +122,8 @@ def test_poses_of_the_likeliest_class_are_taken(tmp_path: Path) -> None:
         ({"blob/psize_A": np.array([1.0, 1, 1, 2])}, "mixed_pixel_size", "from 1 to 2"),
         ({"blob/shape": np.tile([8, 10], (N, 1))}, "box", "8, 10"),
         ({"blob/shape": np.full((N, 3), 8)}, "subtomograms", "subtomograms"),
+        ({"blob/idx": np.array(["a", "b", "c", "d"])}, "malformed", "blob/idx"),
+        ({"ctf/df1_A": np.zeros((N, 2))}, "malformed", "ctf/df1_A"),
         ({"blob/sign": np.array([1.0, -1, 1, 1])}, "mixed_contrast", "blob/sign"),
     ],
 )
@@ -146,7 +150,7 @@ def test_pickled_content_is_never_loaded(tmp_path: Path) -> None:
         read_cs(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"data_optics\n", b"\x93NUMPY\x01\x00"])
+@pytest.mark.parametrize("content", [b"", b"data_optics\n", b"\x93NUMPY\x01\x00", BROKEN])
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.cs"
     path.write_bytes(content)

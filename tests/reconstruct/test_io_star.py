@@ -195,6 +195,10 @@ def test_neutral_aberrations_pass(tmp_path: Path) -> None:
         ({}, {"rlnDefocusU": ["1", "x", "3"]}, "malformed", "rlnDefocusU, row 2: 'x'"),
         ({}, {"rlnImageName": ["a", "b", "c"]}, "malformed", "row 1: 'a'"),
         ({}, {"rlnImageName": ["1@a", "-2@a", "3@"]}, "malformed", "row 2"),
+        ({}, {"rlnImageName": ["1@a", "2@a", "99999999999@a"]}, "malformed", "row 3"),
+        ({}, {"rlnClassNumber": ["1", "2", "nan"]}, "malformed", "rlnClassNumber, row 3"),
+        ({}, {"rlnOpticsGroup": ["1", "1.5", "1"]}, "malformed", "rlnOpticsGroup, row 2"),
+        ({}, {"rlnOpticsGroup": ["1", "1", "9e99"]}, "malformed", "rlnOpticsGroup, row 3"),
     ],
 )
 def test_what_cannot_be_honoured_is_refused_in_words(
