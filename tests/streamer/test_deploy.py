@@ -1,4 +1,4 @@
-"""What operators copy: the container files, the unit and the provisioning agree with the program."""
+"""What operators copy (container files, unit, provisioning) agrees with the program."""
 
 from __future__ import annotations
 
