@@ -258,15 +258,12 @@ def main() -> None:
     """Run a broker in the foreground until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--port", type=int, default=9092)
-    parser.add_argument("--data", type=Path, help="folder of its data (default: temporary)")
     options = parser.parse_args()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with tempfile.TemporaryDirectory(prefix="kafka-") as scratch:
-        folder = options.data or Path(scratch)
-        folder.mkdir(parents=True, exist_ok=True)
-        broker = make_broker(folder.resolve(), port=options.port)
+        broker = make_broker(Path(scratch), port=options.port)
         try:
             broker.start()
             print(f"kafka://{broker.bootstrap} (Ctrl-C ends it)", flush=True)
