@@ -1,0 +1,207 @@
+"""How a session goes, for the person at the terminal: one live panel, or plain lines.
+
+On a terminal the panel is redrawn in place; otherwise each step is one line of ``name=value``
+fields, so that a log file can be searched and cut.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from reconstruct.types import Snapshot, StepReport
+from schemas.control import SessionState as Activity
+from streamer.checkpoint import Saved
+from streamer.intake import Refused, Taken
+from streamer.observe import Observer
+from streamer.state import SessionState
+from streamer.transports.base import Lag, Record, TopicPartition
+
+__all__ = ["LiveProgress", "PlainProgress", "progress_for"]
+
+_SHOWN_EVENTS = 5
+
+
+def progress_for(console: Console) -> Observer:
+    """Give the observer that suits where the output goes."""
+    return LiveProgress(console) if console.is_terminal else PlainProgress(console)
+
+
+def resolution_words(values: Sequence[float | None]) -> str:
+    """Give resolutions per class, a dash where none can be said yet."""
+    return "/".join("-" if value is None else f"{value:.1f}" for value in values)
+
+
+class PlainProgress(Observer):
+    """One line per step, and one per thing worth telling."""
+
+    def __init__(self, console: Console, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock_s = clock_s
+        self._start_s = clock_s()
+        self._lag = 0
+
+    def _say(self, event: str, **fields: object) -> None:
+        words = " ".join(f"{name}={_field(value)}" for name, value in fields.items())
+        self._console.print(
+            f"{event} {words}".rstrip(), markup=False, highlight=False, soft_wrap=True
+        )
+
+    def started(self, state: SessionState, notes: Sequence[str]) -> None:
+        """Say where the session stands."""
+        for note in notes:
+            self._say("warning", message=note)
+        if state.step:
+            self._say("resumed", step=state.step, particles=state.trained)
+
+    def refused(self, record: Record, refused: Refused) -> None:
+        """Say what was refused."""
+        self._say("dead_letter", offset=record.offset, reason=refused.reason, detail=refused.detail)
+
+    def taken(self, record: Record, taken: Taken, state: SessionState) -> None:
+        """Say what was quarantined."""
+        if taken.problems:
+            self._say(
+                "quarantined",
+                offset=record.offset,
+                particles=len(taken.problems),
+                first=f"{taken.problems[0].reason}: {taken.problems[0].detail}",
+            )
+
+    def stepped(self, report: StepReport, state: SessionState) -> None:
+        """Say what a step did."""
+        rate = report.particles_presented / max(self._clock_s() - self._start_s, 1e-9)
+        self._say(
+            "step",
+            step=report.step,
+            phase=report.phase,
+            particles=report.particles_seen,
+            presented=report.particles_presented,
+            per_second=f"{rate:.0f}",
+            resolution_angstrom=resolution_words(report.resolution_angstrom),
+            shares="/".join(f"{value:.2f}" for value in report.occupancy),
+            lag_records=self._lag,
+        )
+        for event in report.events:
+            self._say("event", kind=event.kind, message=event.message)
+
+    def published(
+        self, name: str, snapshot: Snapshot, state: SessionState, delays_s: Sequence[float]
+    ) -> None:
+        """Say that maps are out."""
+        self._say("snapshot", id=name, particles=snapshot.particles_seen)
+
+    def checkpoint_failed(self, problem: str) -> None:
+        """Say that the state could not be written."""
+        self._say("warning", message=f"checkpoint failed: {problem}")
+
+    def lag(self, where: TopicPartition, lag: Lag) -> None:
+        """Keep for the next line."""
+        self._lag = lag.records
+
+
+class LiveProgress(Observer):
+    """A panel that is redrawn in place."""
+
+    def __init__(self, console: Console, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+        self._clock_s = clock_s
+        self._start_s = clock_s()
+        self._activity = "waiting"
+        self._lag = Lag(0, 0.0)
+        self._report: StepReport | None = None
+        self._state: SessionState | None = None
+        self._snapshot = "none yet"
+        self._events: list[str] = []
+        self._live = Live(console=console, get_renderable=self._panel, refresh_per_second=4)
+        self._live.start()
+
+    def _tell(self, words: str) -> None:
+        self._events = [*self._events, words][-_SHOWN_EVENTS:]
+
+    def started(self, state: SessionState, notes: Sequence[str]) -> None:
+        """Show where the session stands."""
+        self._state = state
+        for note in notes:
+            self._tell(note)
+
+    def activity(self, name: Activity) -> None:
+        """Show what the loop is doing."""
+        self._activity = name
+
+    def taken(self, record: Record, taken: Taken, state: SessionState) -> None:
+        """Show what was quarantined."""
+        if taken.problems:
+            first = taken.problems[0]
+            self._tell(f"{len(taken.problems)} particles quarantined: {first.detail}")
+
+    def refused(self, record: Record, refused: Refused) -> None:
+        """Show what was refused."""
+        self._tell(f"record {record.offset} refused: {refused.detail}")
+
+    def stepped(self, report: StepReport, state: SessionState) -> None:
+        """Show what a step did."""
+        self._report = report
+        for event in report.events:
+            self._tell(event.message)
+
+    def published(
+        self, name: str, snapshot: Snapshot, state: SessionState, delays_s: Sequence[float]
+    ) -> None:
+        """Show which maps are out."""
+        self._snapshot = name
+
+    def checkpointed(self, saved: Saved, state: SessionState) -> None:
+        """Nothing to show."""
+
+    def checkpoint_failed(self, problem: str) -> None:
+        """Show that the state could not be written."""
+        self._tell(f"checkpoint failed: {problem}")
+
+    def lag(self, where: TopicPartition, lag: Lag) -> None:
+        """Show the lag."""
+        self._lag = lag
+
+    def close(self) -> None:
+        """Leave the last panel on the screen."""
+        self._live.stop()
+
+    def _panel(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim", justify="right")
+        table.add_column()
+        report, state = self._report, self._state
+        elapsed_s = max(self._clock_s() - self._start_s, 1e-9)
+        table.add_row("session", Text(self._activity, style="bold green"))
+        if report is not None and state is not None:
+            books = state.ledger
+            refused = books.quarantined.total()
+            table.add_row(
+                "particles",
+                f"{report.particles_seen:,} trained of {books.received:,} received"
+                + (f", {refused:,} quarantined" if refused else "")
+                + (f", {books.duplicate:,} duplicate" if books.duplicate else ""),
+            )
+            rate = report.particles_presented / elapsed_s
+            table.add_row("rate", f"{rate:,.0f} particles/s, {self._lag.records} records waiting")
+            table.add_row("step", f"{report.step} ({report.phase} phase)")
+            for index, value in enumerate(report.resolution_angstrom):
+                known = "not measurable yet" if value is None else f"{value:.1f} Å"
+                table.add_row(
+                    f"class {index + 1}", f"{report.occupancy[index]:.0%} of particles, {known}"
+                )
+        else:
+            table.add_row("particles", "waiting for the first ones")
+        table.add_row("maps", self._snapshot)
+        for words in self._events:
+            table.add_row("·", Text(words, style="dim"))
+        return table
+
+
+def _field(value: object) -> str:
+    text = str(value)
+    return f'"{text}"' if " " in text else text
