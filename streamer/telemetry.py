@@ -47,7 +47,7 @@ class MetricsObserver(Observer):
 
     def taken(self, record: Record, taken: Taken, state: SessionState) -> None:
         """Count a record's particles."""
-        self._metrics.received(taken.received, record.topic)
+        self._metrics.received(taken.received, "particles")
         if taken.duplicates:
             self._metrics.duplicates(taken.duplicates)
         for reason, count in Counter(problem.reason for problem in taken.problems).items():
@@ -91,4 +91,4 @@ class MetricsObserver(Observer):
 
     def lag(self, where: TopicPartition, lag: Lag) -> None:
         """Show the lag."""
-        self._metrics.lag(lag.records, lag.seconds, topic=where.topic, partition=where.partition)
+        self._metrics.lag(lag.records, lag.seconds, partition=where.partition)

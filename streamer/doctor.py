@@ -1,0 +1,132 @@
+"""`doctor`: look at everything a session depends on, and say how to mend what is wrong.
+
+Each check gives one line; nothing is changed, except that a probe file is written and removed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from schemas.topics import Topics
+from streamer.checkpoint import CheckpointStore
+from streamer.config import Settings
+from streamer.errors import ServiceError
+from streamer.service import open_bus, writable_folder
+from streamer.transports.errors import TransportError
+
+__all__ = ["Finding", "examine"]
+
+_FREE_BYTES = 10 << 30
+_BATCH_BYTES = 1 << 20
+
+Level = Literal["good", "warning", "bad"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    level: Level
+    words: str
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Give the findings, one by one."""
+    yield from _bus(settings)
+    yield from _folders(settings)
+    yield from _roots(settings)
+    yield _state(settings)
+    yield from _machine()
+
+
+def _bus(settings: Settings) -> Iterator[Finding]:
+    try:
+        with open_bus(settings) as transport:
+            transport.check()
+            yield Finding("bus", "good", f"{settings.bus} answers")
+            limit = transport.max_record_bytes
+            level: Level = "good" if limit >= _BATCH_BYTES // 2 else "warning"
+            yield Finding("record limit", level, f"{limit / 2**20:.2f} MiB per record")
+            for name in Topics(settings.topics_prefix).all:
+                try:
+                    with transport.consumer([name]) as consumer:
+                        low, end = consumer.low_watermark(name), consumer.end_offset(name)
+                        partitions = len(consumer.partitions)
+                except TransportError:
+                    yield Finding(name, "warning", "no such topic yet: serve makes it")
+                    continue
+                if name.endswith(".particles") and partitions > 1:
+                    yield Finding(
+                        name, "warning", f"{partitions} partitions: order is only kept within one"
+                    )
+                else:
+                    yield Finding(name, "good", f"offsets {low} to {end}")
+    except TransportError as error:
+        yield Finding("bus", "bad", str(error))
+
+
+def _folders(settings: Settings) -> Iterator[Finding]:
+    for what, folder in (("output", settings.out), ("state", settings.state_folder)):
+        try:
+            writable_folder(folder)
+        except ServiceError as error:
+            yield Finding(what, "bad", str(error))
+            continue
+        free = shutil.disk_usage(folder).free
+        words = f"{folder} is writable, {free / 2**30:.0f} GiB free"
+        if free < _FREE_BYTES:
+            yield Finding(what, "warning", words + ": checkpoints need a few GiB")
+        else:
+            yield Finding(what, "good", words)
+
+
+def _roots(settings: Settings) -> Iterator[Finding]:
+    if not settings.roots:
+        yield Finding("roots", "warning", "none: only batches with inline pixels can be used")
+    for root in settings.roots:
+        good = root.is_dir() and os.access(root, os.R_OK | os.X_OK)
+        words = f"{root} can be read" if good else f"{root} is no readable folder: mount it"
+        yield Finding("root", "good" if good else "bad", words)
+
+
+def _state(settings: Settings) -> Finding:
+    folder: Path = settings.state_folder
+    if not any(folder.glob("checkpoint-*.ckpt")):
+        return Finding("checkpoint", "good", "none: the session would begin")
+    try:
+        checkpoint = CheckpointStore(folder).load()
+    except ServiceError as error:
+        return Finding("checkpoint", "bad", str(error))
+    assert checkpoint is not None
+    meta = checkpoint.meta
+    words = f"session {meta['session']}, step {meta['step']}, {meta['trained']} particles trained"
+    if checkpoint.notes:
+        return Finding("checkpoint", "warning", f"{words}; {checkpoint.notes[0]}")
+    return Finding("checkpoint", "good", words)
+
+
+def _machine() -> Iterator[Finding]:
+    memory = psutil.virtual_memory()
+    words = f"{os.cpu_count()} CPUs, {memory.available / 2**30:.0f} GiB of memory available"
+    yield Finding("machine", "good" if memory.available > 2 << 30 else "warning", words)
+    if importlib.util.find_spec("cupy") is None:
+        yield Finding(
+            "GPU", "warning", "no CuPy: the CPU is used; pip install 'abinitio-live[gpu]'"
+        )
+        return
+    try:
+        from reconstruct.backend import device_memory_bytes  # type: ignore[import-not-found]
+    except ImportError:
+        yield Finding("GPU", "warning", "this build has no GPU backend: the CPU is used")
+        return
+    free, total = device_memory_bytes()
+    yield Finding("GPU", "good", f"{free / 2**30:.0f} of {total / 2**30:.0f} GiB free")

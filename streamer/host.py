@@ -1,0 +1,112 @@
+"""One session in one process, with all around it: engine, terminal, metrics, signals, results.
+
+`serve`, `run` and `demo` differ in where particles come from; what happens to them is here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from rich.console import Console
+
+from reconstruct.io.table import ParticleTable
+from streamer.config import Settings
+from streamer.observe import Observer, Observers
+from streamer.parts import StopRequest
+from streamer.progress import progress_for
+from streamer.quarantine import REASONS
+from streamer.results import ReportKeeper, Usage, write_results
+from streamer.service import Finished, run_session, stop_on_signals
+from streamer.state import EngineFactory
+from streamer.transports.base import Transport
+
+__all__ = ["engine_factory", "host_session", "metrics_server"]
+
+
+def engine_factory() -> EngineFactory:
+    """Give the engine; imported late, since it compiles kernels."""
+    from reconstruct.engine import Engine
+
+    return Engine
+
+
+@contextmanager
+def metrics_server(settings: Settings, console: Console) -> Iterator[Sequence[Observer]]:
+    """Serve metrics and health while the session runs, if wanted.
+
+    Raises
+    ------
+    ConfigurationError
+        The address cannot be listened on.
+    """
+    if not settings.metrics.enabled:
+        yield ()
+        return
+    from schemas.codec import REASONS as RECORD_REASONS
+    from streamer.metrics import Metrics
+    from streamer.status import StatusServer
+    from streamer.telemetry import MetricsObserver
+
+    metrics = Metrics(quarantine_reasons=tuple(REASONS), dead_letter_reasons=RECORD_REASONS)
+    observer = MetricsObserver(metrics)
+    with StatusServer(
+        metrics, observer.health, host=settings.metrics.host, port=settings.metrics.port
+    ) as server:
+        console.print(f"metrics at {server.url}/metrics", markup=False, highlight=False)
+        yield (observer,)
+
+
+def host_session(
+    settings: Settings,
+    *,
+    console: Console,
+    usage: Usage,
+    factory: EngineFactory | None = None,
+    transport: Transport | None = None,
+    table: ParticleTable | None = None,
+    stop: StopRequest | None = None,
+    beside: Callable[[], None] = lambda: None,
+    linger: Callable[[Finished], None] = lambda _: None,
+) -> Finished:
+    """Run a session with all that belongs to it; write its results when it has ended.
+
+    Parameters
+    ----------
+    table
+        The particles as they came, when they came from one file.
+    stop
+        Set from outside to stop early.
+    beside
+        Called when everything is up, just before the session begins.
+    linger
+        Called after the results are written, while metrics are still served.
+    """
+    stop = stop or StopRequest()
+    keeper = ReportKeeper()
+    with ExitStack() as stack:
+        stack.enter_context(stop_on_signals(stop, budget_s=settings.limits.stop_budget_s))
+        observers = stack.enter_context(metrics_server(settings, console))
+        factory = factory or engine_factory()
+        progress = progress_for(console)
+        stack.callback(progress.close)
+        beside()
+        finished = run_session(
+            settings,
+            factory=factory,
+            observer=Observers([keeper, progress, *observers]),
+            stop=stop,
+            transport=transport,
+        )
+        progress.close()
+        if finished.outcome == "ended" or table is not None:  # a run cut short shows what it has
+            write_results(
+                settings,
+                finished.state,
+                usage=usage,
+                reports=keeper.reports,
+                table=table,
+                n_input=None if table is None else len(table),
+            )
+        linger(finished)
+    return finished
