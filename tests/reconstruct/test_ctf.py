@@ -83,3 +83,23 @@ def test_the_phase_keeps_float64_precision_at_high_defocus_and_frequency() -> No
         optics=OPTICS,
     )
     assert value[0, 0] == pytest.approx(-math.sin(phase), abs=1e-6)
+
+
+class Foreign(np.ndarray):
+    """Stands for another library's array: NumPy functions must hand over to its own type."""
+
+
+def test_the_arrays_library_is_kept() -> None:
+    def foreign(*values: float) -> Foreign:
+        return np.array(values).view(Foreign)
+
+    value = ctf_values(
+        foreign(0.0, 0.05),
+        foreign(0.0, 0.0),
+        defocus_u_angstrom=foreign(15_000.0),
+        defocus_v_angstrom=foreign(14_000.0),
+        defocus_angle_rad=foreign(0.5),
+        phase_shift_rad=foreign(0.0),
+        optics=OPTICS,
+    )
+    assert isinstance(value, Foreign)
