@@ -21,6 +21,7 @@ _HEADER = 104
 _FOOTER = 44
 _GAP = 4  # between tiles of one kind
 _MAX_TILE_SOURCE = 256  # no picture tile is larger, so no more pixels are resampled
+_MOST_IN_HEADER = 10  # resolutions that fit side by side
 _PROJECTION_NAMES = ("along z", "along y", "along x")
 _SLICE_NAMES = ("xy, z = 0", "xz, y = 0", "yz, x = 0")
 
@@ -115,15 +116,25 @@ def _draw_header(page: Page, snapshot: Snapshot, title: str) -> None:
         page.text(right, 80, words, size=11, colour=MUTED, across="right")
     else:
         page.text(right, 50, title or " ", size=13, colour=INK, across="right")
-        step = min(150, (page.width - 2 * _MARGIN - 700) // max(len(snapshot.classes), 1))
-        for index, item in enumerate(reversed(snapshot.classes)):
-            number = len(snapshot.classes) - index
-            words = f"{number}:  {resolution_words(item.resolution_angstrom)}"
-            colour = class_colour(number - 1)
-            page.text(right - step * index, 80, words, size=11, colour=colour, across="right")
-        first = right - step * len(snapshot.classes) + 10
-        page.text(first, 80, "Resolution of class", size=11, colour=MUTED, across="right")
+        _draw_resolutions(page, right, snapshot)
     page.line([_MARGIN, page.width - _MARGIN], [96, 96], colour=GRID, width=1.2)
+
+
+def _draw_resolutions(page: Page, right: float, snapshot: Snapshot) -> None:
+    """The resolution of every class in a line, or of the best one where a line has no room."""
+    resolutions = [item.resolution_angstrom for item in snapshot.classes]
+    if len(resolutions) > _MOST_IN_HEADER:
+        best = min((value for value in resolutions if value is not None), default=None)
+        words = f"best resolution {resolution_words(best)}"
+        page.text(right, 80, words, size=11, colour=MUTED, across="right")
+        return
+    step = min(150, (page.width - 2 * _MARGIN - 700) // max(len(resolutions), 1))
+    for index, resolution_angstrom in enumerate(resolutions):
+        place = right - step * (len(resolutions) - 1 - index)
+        words = f"{index + 1}:  {resolution_words(resolution_angstrom)}"
+        page.text(place, 80, words, size=11, colour=class_colour(index), across="right")
+    first = right - step * len(resolutions) + 10
+    page.text(first, 80, "Resolution of class", size=11, colour=MUTED, across="right")
 
 
 def _draw_footer(page: Page, snapshot: Snapshot) -> None:
