@@ -85,21 +85,20 @@ def test_the_phase_keeps_float64_precision_at_high_defocus_and_frequency() -> No
     assert value[0, 0] == pytest.approx(-math.sin(phase), abs=1e-6)
 
 
-class Foreign(np.ndarray):
-    """Stands for another library's array: NumPy functions must hand over to its own type."""
-
-
-def test_the_arrays_library_is_kept() -> None:
-    def foreign(*values: float) -> Foreign:
-        return np.array(values).view(Foreign)
-
+@pytest.mark.gpu
+def test_arrays_on_the_device_stay_there_and_agree() -> None:
+    cupy = pytest.importorskip("cupy")
+    if not cupy.cuda.is_available():
+        pytest.skip("no CUDA device")
+    u = cupy.asarray([15_000.0])
     value = ctf_values(
-        foreign(0.0, 0.05),
-        foreign(0.0, 0.0),
-        defocus_u_angstrom=foreign(15_000.0),
-        defocus_v_angstrom=foreign(14_000.0),
-        defocus_angle_rad=foreign(0.5),
-        phase_shift_rad=foreign(0.0),
+        cupy.asarray(KX),
+        cupy.asarray(KY),
+        defocus_u_angstrom=u,
+        defocus_v_angstrom=u - 1_000.0,
+        defocus_angle_rad=cupy.asarray(np.deg2rad([30.0])),
+        phase_shift_rad=cupy.zeros(1),
         optics=OPTICS,
     )
-    assert isinstance(value, Foreign)
+    assert isinstance(value, cupy.ndarray)
+    np.testing.assert_allclose(cupy.asnumpy(value)[0], evaluate(15_000, 14_000, 30, 0), atol=1e-6)
