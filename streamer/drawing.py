@@ -188,7 +188,7 @@ class Page:
                 format="png",
                 dpi=_DPI,
                 metadata={"Software": None},
-                pil_kwargs={"compress_level": 4},
+                pil_kwargs={"compress_level": 2},
             )
         return buffer.getvalue()
 
