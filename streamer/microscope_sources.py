@@ -17,7 +17,9 @@ import numpy.typing as npt
 from reconstruct.io.simulated import write_live
 from reconstruct.io.star import read_star
 from reconstruct.io.table import ParticleTable
-from reconstruct.simulate import Simulated, image_name
+from reconstruct.simulate import Simulated, SimulationSettings, Species, image_name, simulate
+from reconstruct.structures import ParticleKind, demo_particle
+from reconstruct.types import Geometry
 from schemas.envelope import new_envelope
 from schemas.particles import OpticsGroup, ParticleBatch, ParticleGeometry, inline_batch
 from streamer.adapt import PayloadKind, batches_from_table
@@ -27,10 +29,50 @@ __all__ = [
     "Batch",
     "batches_from_micrographs",
     "batches_from_simulated",
+    "demo_chunks",
     "references_from_simulated",
 ]
 
+DEMO_GEOMETRY = Geometry(box=64, pixel_size_angstrom=5.0)
+DEMO_SHARES: tuple[tuple[ParticleKind, float], ...] = (
+    ("whole", 0.5),
+    ("large_subunit", 0.3),
+    ("rotated", 0.2),
+)
+
 Batch = tuple[ParticleBatch, Mapping[str, npt.NDArray[Any]]]
+
+
+def demo_chunks(
+    n_particles: int,
+    *,
+    n_species: int = 1,
+    junk_fraction: float = 0.0,
+    snr: float = 0.1,
+    seed: int = 0,
+    geometry: Geometry = DEMO_GEOMETRY,
+) -> Iterator[Simulated]:
+    """Simulate the particle that is built in code: the whole, then its large subunit, then turned.
+
+    Raises
+    ------
+    ValueError
+        More species than there are, or a setting that ``simulate`` refuses.
+    """
+    if not 1 <= n_species <= len(DEMO_SHARES):
+        raise ValueError(f"n_species must be 1 to {len(DEMO_SHARES)}, not {n_species}")
+    species = [
+        Species(demo_particle(geometry, kind=kind), fraction=share)
+        for kind, share in DEMO_SHARES[:n_species]
+    ]
+    settings = SimulationSettings(
+        n_particles=n_particles,
+        snr=snr,
+        max_shift_angstrom=3.0 * geometry.pixel_size_angstrom,
+        junk_fraction=junk_fraction,
+        seed=seed,
+    )
+    return simulate(species, geometry, settings=settings)
 
 
 def batches_from_micrographs(

@@ -19,7 +19,11 @@ from schemas.control import ControlRequest
 from schemas.particles import ParticleBatch, ReferencePayload, particle_ids
 from schemas.topics import Topics
 from streamer.microscope import Burst, Clock, Pace, play
-from streamer.microscope_sources import batches_from_simulated, references_from_simulated
+from streamer.microscope_sources import (
+    batches_from_simulated,
+    demo_chunks,
+    references_from_simulated,
+)
 from streamer.references import particles_from_batch
 from streamer.transports import open_transport
 from streamer.transports.base import Record, Transport
@@ -260,3 +264,11 @@ def test_a_written_set_reads_back_as_it_was_simulated(tmp_path: Path) -> None:
 def test_a_pace_that_never_ends_is_refused(rate: float) -> None:
     with pytest.raises(ValueError, match="particles_per_second"):
         Pace(particles_per_second=rate)
+
+
+def test_the_demo_has_its_species_and_junk() -> None:
+    small = Geometry(box=24, pixel_size_angstrom=12.0)
+    chunk = next(demo_chunks(100, n_species=3, junk_fraction=0.2, seed=1, geometry=small))
+    assert set(chunk.species.tolist()) == {-1, 0, 1, 2}
+    with pytest.raises(ValueError, match="n_species"):
+        demo_chunks(10, n_species=4)
