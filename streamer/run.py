@@ -26,7 +26,7 @@ from streamer.results import Usage
 from streamer.service import Finished, ensure_topics, open_bus, writable_folder
 from streamer.state import EngineFactory
 
-__all__ = ["read_particles", "run_file"]
+__all__ = ["begin_anew", "read_particles", "run_file"]
 
 _BATCH_PARTICLES = 500
 _JOIN_S = 10.0
@@ -89,7 +89,7 @@ def run_file(
     settings = settings.model_copy(
         update={"bus": f"memory://run-{os.getpid()}-{next(_numbers)}", "roots": roots}
     )
-    _begin_anew(settings)
+    begin_anew(settings)
     topics = Topics(settings.topics_prefix)
     stop = StopRequest()
     with open_bus(settings) as transport:
@@ -118,7 +118,7 @@ def _contrast(table: ParticleTable, say: Callable[[str], None]) -> str:
     return "bright" if sign > 0 else "dark"
 
 
-def _begin_anew(settings: Settings) -> None:
+def begin_anew(settings: Settings) -> None:
     """Remove what an earlier run left in the output folder, and only that."""
     for folder in (settings.state_folder, settings.out / "series"):
         shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,288 @@
+"""The command line: sessions here, what talks to them in `streamer.cli_bus`.
+
+Promises: what is wrong comes out as one line with the remedy and a non-zero exit status; nothing
+heavy is imported before a command needs it, so ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from streamer.config import Settings
+    from streamer.service import Finished
+
+__all__ = ["app", "main", "settings_from"]
+
+app = typer.Typer(
+    name="abinitio-live",
+    help="Cryo-EM ab-initio 3D reconstruction that runs while the microscope is collecting.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+EXIT_INPUT = 2
+EXIT_BUS = 6
+
+Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).")]
+Assign = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any setting, e.g. engine.replay_passes=1."),
+]
+Bus = Annotated[
+    str | None,
+    typer.Option("--bus", help="kafka://host:9092, or sqlite:///path/bus.db on one machine."),
+]
+Session = Annotated[str | None, typer.Option("--session", help="Name of the acquisition.")]
+Prefix = Annotated[str | None, typer.Option("--prefix", help="Prefix of the topics.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results.")]
+Classes = Annotated[int | None, typer.Option("--classes", help="Number of 3D classes.")]
+Symmetry = Annotated[
+    str | None, typer.Option("--symmetry", help="Point group: C1, C4, D7, T, O, I...")
+]
+MaxResolution = Annotated[
+    float | None, typer.Option("--max-resolution", help="Finest resolution to use, Å.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
+MetricsPort = Annotated[
+    int | None, typer.Option("--metrics-port", help="Port of the metrics; 0 takes a free one.")
+]
+
+
+def settings_from(config: Path | None, assign: Sequence[str] | None, **flags: Any) -> Settings:
+    """Put settings together from a command's flags; a flag's name is the setting's with ``__``.
+
+    Raises
+    ------
+    ConfigurationError
+        Something about them is wrong.
+    """
+    from streamer.config import load_settings
+    from streamer.errors import ConfigurationError
+
+    overrides = {name.replace("__", "."): value for name, value in flags.items()}
+    for text in assign or ():
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise ConfigurationError(f"--set {text}: no value", "Write --set name=value")
+        overrides[name.strip()] = _value(value.strip())
+    return load_settings(config, overrides)
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def consoles() -> tuple[Console, Console]:
+    """Give the consoles for output and for what went wrong."""
+    from rich.console import Console
+
+    return Console(), Console(stderr=True)
+
+
+def _tell_end(console: Console, settings: Settings, finished: Finished) -> None:
+    books = finished.state.balance()
+    words = "ended" if finished.outcome == "ended" else "stopped before its end"
+    console.print(
+        f"session {settings.session} {words}: {books.trained} particles trained of "
+        f"{books.received} received, {books.quarantined} quarantined, {books.duplicate} duplicate",
+        markup=False,
+        highlight=False,
+    )
+    if (settings.out / "report.json").exists():
+        for name, what in (
+            ("class_001.mrc", "maps and half-maps, one set per class"),
+            ("particles.star", "poses and classes"),
+            ("picture.png", "the last maps in one picture"),
+            ("timeline.png", "how the session went"),
+            ("series", "every snapshot on the way"),
+            ("report.json", "numbers, settings, versions"),
+        ):
+            if (settings.out / name).exists():
+                path = settings.out / name
+                console.print(f"  {path}  {what}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def demo(
+    out: Out = None,
+    classes: Classes = None,
+    symmetry: Symmetry = None,
+    max_resolution: MaxResolution = None,
+    seed: Seed = None,
+    particles: Annotated[
+        int | None, typer.Option("--particles", min=200, help="Particles to simulate.")
+    ] = None,
+    metrics_port: MetricsPort = None,
+    keep_serving: Annotated[
+        bool, typer.Option("--keep-serving", help="Keep the metrics up at the end.")
+    ] = False,
+    config: Config = None,
+    assign: Assign = None,
+) -> None:
+    """Watch a simulated session from the first particle to the last maps; needs nothing else."""
+    from streamer.demo import DemoSet, run_demo
+
+    settings = settings_from(
+        config,
+        assign,
+        session="demo",
+        out=out or (None if "ABINITIO_OUT" in os.environ else Path("abinitio-demo")),
+        engine__n_classes=classes,
+        engine__symmetry=symmetry,
+        engine__max_resolution_angstrom=max_resolution,
+        engine__seed=seed,
+        metrics__port=metrics_port,
+        snapshots__every_particles=500,
+    )
+    console, _ = consoles()
+    console.print("A simulated microscope records; maps grow as the particles come.")
+    base = DemoSet()
+    finished = run_demo(
+        settings,
+        DemoSet(particles=particles or base.particles),
+        console=console,
+        keep_serving=keep_serving,
+    )
+    _tell_end(console, settings, finished)
+
+
+@app.command()
+def run(
+    particles: Annotated[
+        Path, typer.Argument(help="Particles of RELION (.star) or cryoSPARC (.cs).")
+    ],
+    out: Out = None,
+    classes: Classes = None,
+    symmetry: Symmetry = None,
+    max_resolution: MaxResolution = None,
+    seed: Seed = None,
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Folder that stack paths start from.")
+    ] = None,
+    passes: Annotated[
+        int | None, typer.Option("--passes", help="Replays of all particles at the end.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--particles", help="Use only so many particles.")
+    ] = None,
+    metrics_port: MetricsPort = None,
+    config: Config = None,
+    assign: Assign = None,
+) -> None:
+    """Reconstruct the particles of one file, everything in one process."""
+    from streamer.run import run_file
+
+    settings = settings_from(
+        config,
+        assign,
+        session="run",
+        out=out,
+        engine__n_classes=classes,
+        engine__symmetry=symmetry,
+        engine__max_resolution_angstrom=max_resolution,
+        engine__seed=seed,
+        engine__replay_passes=passes,
+        engine__particles_to_use=limit,
+        metrics__enabled=metrics_port is not None,
+        metrics__port=metrics_port,
+    )
+    console, errors = consoles()
+
+    def say(words: str) -> None:
+        errors.print(f"note: {words}", markup=False, highlight=False, soft_wrap=True)
+
+    finished = run_file(settings, particles, console=console, data_root=data_root, say=say)
+    _tell_end(console, settings, finished)
+
+
+@app.command()
+def serve(
+    bus: Bus = None,
+    session: Session = None,
+    out: Out = None,
+    classes: Classes = None,
+    symmetry: Symmetry = None,
+    max_resolution: MaxResolution = None,
+    seed: Seed = None,
+    roots: Annotated[
+        list[Path] | None,
+        typer.Option("--root", help="Folder that particle stacks may lie in; repeatable."),
+    ] = None,
+    skip_gap: Annotated[
+        bool, typer.Option("--skip-gap", help="Go on where retention has removed particles.")
+    ] = False,
+    metrics_port: MetricsPort = None,
+    prefix: Prefix = None,
+    config: Config = None,
+    assign: Assign = None,
+) -> None:
+    """Train one session from a bus until it is asked to end; goes on where it stopped."""
+    from streamer.host import host_session
+    from streamer.results import Usage
+
+    usage = Usage()
+    settings = settings_from(
+        config,
+        assign,
+        bus=bus,
+        session=session,
+        out=out,
+        engine__n_classes=classes,
+        engine__symmetry=symmetry,
+        engine__max_resolution_angstrom=max_resolution,
+        engine__seed=seed,
+        roots=[str(root) for root in roots] if roots else None,
+        limits__skip_gap=skip_gap or None,
+        metrics__port=metrics_port,
+        topics_prefix=prefix,
+    )
+    console, _ = consoles()
+    finished = host_session(settings, console=console, usage=usage)
+    _tell_end(console, settings, finished)
+
+
+def main() -> None:
+    """Run the command line; what went wrong is one line on the error output."""
+    importlib.import_module("streamer.cli_bus")  # registers its commands
+    try:
+        app(standalone_mode=True)
+    except SystemExit:
+        raise
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        status = _exit_status(error)
+        if status is None:
+            raise  # a bug: the traceback is what helps
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(status)
+
+
+def _exit_status(error: Exception) -> int | None:
+    from reconstruct.io.errors import InputFileError
+    from streamer.errors import ServiceError
+    from streamer.transports.base import TransportError
+
+    if isinstance(error, ServiceError):
+        return error.exit_code
+    if isinstance(error, TransportError):
+        return EXIT_BUS
+    if isinstance(error, InputFileError):
+        return EXIT_INPUT
+    return None

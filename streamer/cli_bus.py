@@ -1,0 +1,353 @@
+"""Commands that talk to a session over its bus, or look at an installation."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from streamer.cli import (
+    Assign,
+    Bus,
+    Config,
+    MetricsPort,
+    Out,
+    Prefix,
+    Session,
+    app,
+    consoles,
+    settings_from,
+)
+
+__all__: list[str] = []
+
+dead_letter_app = typer.Typer(
+    help="See what was refused and why; send it again.", no_args_is_help=True
+)
+app.add_typer(dead_letter_app, name="dead-letter")
+
+
+@app.command()
+def subscribe(
+    to: Annotated[Path, typer.Option("--to", help="Folder to write into.")],
+    source: Annotated[
+        Path | None,
+        typer.Option("--source", help="The session's output folder, to copy full maps from."),
+    ] = None,
+    bus: Bus = None,
+    session: Session = None,
+    prefix: Prefix = None,
+    config: Config = None,
+    assign: Assign = None,
+) -> None:
+    """Write a session's maps and poses into a folder, as they come; ends with the session."""
+    from schemas.topics import Topics
+    from streamer import subscribe as subscriber
+    from streamer.parts import StopRequest
+    from streamer.service import ensure_topics, open_bus, stop_on_signals, writable_folder
+
+    settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
+    console, _ = consoles()
+    writable_folder(to)
+    topics = Topics(settings.topics_prefix)
+    stop = StopRequest()
+    with stop_on_signals(stop, budget_s=30.0), open_bus(settings) as transport:
+        ensure_topics(transport, topics)
+        for received in subscriber.subscribe(
+            transport,
+            topics,
+            to,
+            session_id=settings.session,
+            source=source,
+            stop=lambda: stop.requested,
+        ):
+            line = f"{received.folder}  {received.maps} maps, {received.poses} poses"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            for problem in received.problems:
+                console.print(f"  note: {problem}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _microscope(
+    particles: Annotated[
+        Path | None,
+        typer.Argument(help="Play these particles (.star or .cs) instead of simulated ones."),
+    ] = None,
+    count: Annotated[int, typer.Option("--particles", min=1, help="How many to simulate.")] = 3000,
+    box: Annotated[int, typer.Option("--box", min=16, help="Box of simulated particles.")] = 64,
+    pixel_size: Annotated[float, typer.Option("--pixel-size", help="Their pixel size, Å.")] = 5.0,
+    snr: Annotated[float, typer.Option("--snr", help="Their signal-to-noise ratio.")] = 0.1,
+    rate: Annotated[
+        float | None, typer.Option("--rate", help="Particles per second; default: no limit.")
+    ] = None,
+    end: Annotated[
+        bool, typer.Option("--end/--no-end", help="Ask the session to end after the last.")
+    ] = False,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Send paths instead of pixels (files only).")
+    ] = False,
+    data_root: Annotated[
+        Path | None, typer.Option("--data-root", help="Folder that stack paths start from.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed")] = 7,
+    bus: Bus = None,
+    session: Session = None,
+    prefix: Prefix = None,
+    config: Config = None,
+    assign: Assign = None,
+) -> None:
+    """Be a microscope: send simulated particles, or those of a file, micrograph by micrograph."""
+    from collections.abc import Iterable
+
+    from reconstruct.io.table import ParticleTable
+    from schemas.topics import Topics
+    from streamer.microscope import Clock, Pace, play
+    from streamer.microscope_sources import Batch
+    from streamer.parts import StopRequest
+    from streamer.run import read_particles
+    from streamer.service import open_bus, stop_on_signals
+
+    settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
+    console, _ = consoles()
+    given: Iterable[Batch] | ParticleTable
+    if particles is not None:
+        given = read_particles(particles, data_root=data_root)
+    else:
+        given = _simulated(settings.session, count, box, pixel_size, snr=snr, seed=seed)
+    stop = StopRequest()
+    pause = threading.Event()
+
+    def wait(seconds: float) -> bool:
+        pause.wait(min(seconds, 0.5) if seconds > 0.5 else seconds)
+        while not stop.requested and (seconds := seconds - 0.5) > 0:
+            pause.wait(min(seconds, 0.5))
+        return stop.requested
+
+    with stop_on_signals(stop, budget_s=30.0), open_bus(settings) as transport:
+        for sent in play(
+            transport,
+            given,
+            session_id=settings.session,
+            pace=Pace(particles_per_second=rate),
+            topics=Topics(settings.topics_prefix),
+            payload="reference" if reference else "inline",
+            end_session=end,
+            clock=Clock(wait=wait),
+        ):
+            if sent.kind == "end":
+                console.print(f"end after {sent.total_particles} particles", highlight=False)
+            else:
+                console.print(
+                    f"sent particles={sent.particles} total={sent.total_particles} "
+                    f"records={sent.records} late_s={sent.late_s:.1f}",
+                    highlight=False,
+                )
+            if stop.requested:
+                break
+
+
+def _simulated(  # type: ignore[no-untyped-def]
+    session_id: str, count: int, box: int, pixel_size: float, *, snr: float, seed: int
+):
+    from reconstruct.simulate import SimulationSettings, Species, simulate
+    from reconstruct.structures import demo_particle
+    from reconstruct.types import Geometry
+    from streamer.microscope_sources import batches_from_simulated
+
+    geometry = Geometry(box, pixel_size)
+    chunks = simulate(
+        [Species(demo_particle(geometry))],
+        geometry,
+        settings=SimulationSettings(n_particles=count, snr=snr, seed=seed),
+    )
+    return batches_from_simulated(chunks, session_id=session_id)
+
+
+app.command("microscope")(_microscope)
+app.command("simulate", hidden=True)(_microscope)
+
+
+@app.command()
+def control(
+    action: Annotated[str, typer.Argument(help="pause, resume, snapshot, end or status.")],
+    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the reply.")] = 30.0,
+    note: Annotated[str, typer.Option("--note", help="Why, for the log.")] = "",
+    bus: Bus = None,
+    session: Session = None,
+    prefix: Prefix = None,
+    config: Config = None,
+    assign: Assign = None,
+) -> None:
+    """Ask a running session to pause, resume, publish now, end, or say where it stands."""
+    from schemas.topics import Topics
+    from streamer.control import ask
+    from streamer.errors import ServiceError
+    from streamer.service import ensure_topics, open_bus
+
+    settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
+    console, _ = consoles()
+    topics = Topics(settings.topics_prefix)
+    with open_bus(settings) as transport:
+        ensure_topics(transport, topics)
+        reply = ask(
+            transport,
+            topics,
+            session_id=settings.session,
+            action=action,
+            timeout_s=wait_s,
+            note=note,
+        )
+    if reply is None:
+        raise ServiceError(
+            f"session {settings.session} did not reply within {wait_s:.0f} s",
+            "Is it running on this bus? The request stays in the log and is obeyed when it starts",
+        )
+    console.print(f"{reply.outcome}: {reply.detail}".rstrip(": "), markup=False, highlight=False)
+    if reply.status is not None:
+        for name, value in reply.status.model_dump().items():
+            console.print(f"  {name} = {value}", markup=False, highlight=False)
+    if reply.outcome == "refused":
+        raise typer.Exit(1)
+
+
+@dead_letter_app.command("list")
+def list_letters(
+    bus: Bus = None,
+    session: Session = None,
+    prefix: Prefix = None,
+    config: Config = None,
+    assign: Assign = None,
+) -> None:
+    """List what was refused, oldest first."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from schemas.topics import Topics
+    from streamer.dead_letter import letters
+    from streamer.service import ensure_topics, open_bus
+
+    settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
+    console, _ = consoles()
+    table = Table("number", "what", "from", "bytes", "reason", "detail", box=None)
+    topics = Topics(settings.topics_prefix)
+    with open_bus(settings) as transport:
+        ensure_topics(transport, topics)
+        for letter in letters(transport, topics, session_id=settings.session):
+            record = letter.record
+            whole = record.scope == "record"
+            table.add_row(
+                str(letter.number),
+                "record" if whole else f"{len(record.particles)} particles",
+                f"{record.source_topic}[{record.source_partition}]@{record.source_offset}",
+                str(record.payload_bytes),
+                record.reason,
+                Text(record.detail),
+            )
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print("no dead letters")
+
+
+@dead_letter_app.command("show")
+def show_letter(
+    number: Annotated[int, typer.Argument(help="Number from the list.")],
+    save: Annotated[
+        Path | None, typer.Option("--save", help="Write the refused bytes to this file.")
+    ] = None,
+    bus: Bus = None,
+    session: Session = None,
+    prefix: Prefix = None,
+    config: Config = None,
+    assign: Assign = None,
+) -> None:
+    """Show one dead letter in full."""
+    from schemas.topics import Topics
+    from streamer.dead_letter import letters
+    from streamer.errors import ConfigurationError
+    from streamer.service import ensure_topics, open_bus
+
+    settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
+    console, _ = consoles()
+    topics = Topics(settings.topics_prefix)
+    with open_bus(settings) as transport:
+        ensure_topics(transport, topics)
+        for letter in letters(transport, topics, session_id=settings.session):
+            if letter.number == number:
+                text = json.dumps(letter.record.model_dump(mode="json"), indent=1)
+                console.print(text, markup=False, highlight=False, soft_wrap=True)
+                if save is not None:
+                    save.write_bytes(letter.payload)
+                return
+    raise ConfigurationError(f"there is no letter {number}", "See abinitio-live dead-letter list")
+
+
+@dead_letter_app.command("replay")
+def replay_letters(
+    numbers: Annotated[list[int], typer.Argument(help="Numbers from the list.")],
+    bus: Bus = None,
+    session: Session = None,
+    prefix: Prefix = None,
+    config: Config = None,
+    assign: Assign = None,
+) -> None:
+    """Send refused records again, once what was wrong with them is mended."""
+    from schemas.topics import Topics
+    from streamer.dead_letter import letters, replay
+    from streamer.errors import ConfigurationError
+    from streamer.service import ensure_topics, open_bus
+
+    settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
+    console, _ = consoles()
+    topics = Topics(settings.topics_prefix)
+    with open_bus(settings) as transport:
+        ensure_topics(transport, topics)
+        found = {
+            letter.number: letter
+            for letter in letters(transport, topics, session_id=settings.session)
+            if letter.number in numbers
+        }
+        if missing := sorted(set(numbers) - set(found)):
+            raise ConfigurationError(
+                f"there is no letter {missing[0]}", "See abinitio-live dead-letter list"
+            )
+        for number in numbers:
+            replay(transport, topics, found[number])
+            console.print(f"letter {number} sent again", highlight=False)
+
+
+@app.command()
+def doctor(
+    bus: Bus = None,
+    out: Out = None,
+    session: Session = None,
+    metrics_port: MetricsPort = None,
+    prefix: Prefix = None,
+    config: Config = None,
+    assign: Assign = None,
+) -> None:
+    """Check the bus, folders, checkpoint and machine, and say how to mend what is wrong."""
+    from rich.text import Text
+
+    from streamer.doctor import examine
+
+    settings = settings_from(
+        config,
+        assign,
+        bus=bus,
+        out=out,
+        session=session,
+        metrics__port=metrics_port,
+        topics_prefix=prefix,
+    )
+    console, _ = consoles()
+    marks = {"good": ("ok", "green"), "warning": ("note", "yellow"), "bad": ("BAD", "bold red")}
+    bad = 0
+    for finding in examine(settings):
+        word, style = marks[finding.level]
+        line = Text.assemble((f"{word:>5}  ", style), f"{finding.what}: {finding.words}")
+        console.print(line, soft_wrap=True)
+        bad += finding.level == "bad"
+    raise typer.Exit(1 if bad else 0)
