@@ -26,7 +26,17 @@ from xml.etree import ElementTree
 
 import pytest
 
-__all__ = ["Broker", "BrokerError", "kafka_bootstrap", "kafka_broker", "make_broker"]
+__all__ = [
+    "PASSWORD",
+    "USER",
+    "Broker",
+    "BrokerError",
+    "kafka_bootstrap",
+    "kafka_broker",
+    "make_broker",
+]
+
+USER, PASSWORD = "microscope", "only-for-tests"
 
 POM = Path(__file__).parent / "kafka" / "pom.xml"
 FETCH_S = 600
@@ -96,6 +106,7 @@ class Broker:
     folder: Path
     port: int
     controller_port: int
+    sasl_port: int
     _process: subprocess.Popen[str] | None = field(default=None, repr=False)
     _tail: deque[str] = field(default_factory=lambda: deque(maxlen=40), repr=False)
     _reader: threading.Thread | None = field(default=None, repr=False)
@@ -104,6 +115,16 @@ class Broker:
     def bootstrap(self) -> str:
         """Address for clients."""
         return f"127.0.0.1:{self.port}"
+
+    @property
+    def sasl_bootstrap(self) -> str:
+        """Address for clients that speak TLS and show ``USER`` and ``PASSWORD``."""
+        return f"127.0.0.1:{self.sasl_port}"
+
+    @property
+    def ca_file(self) -> Path:
+        """Certificate that such clients must trust."""
+        return self.folder / "broker.pem"
 
     def start(self) -> None:
         """Run the broker and return when it serves."""
@@ -181,19 +202,39 @@ def _free_ports(count: int) -> list[int]:
             each.close()
 
 
+def _run(command: list[str], folder: Path) -> None:
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, timeout=START_S, check=False
+    )
+    if done.returncode != 0:
+        raise BrokerError(f"{command[0]} failed: {(done.stdout + done.stderr)[-2000:]}")
+
+
 def make_broker(folder: Path, *, port: int | None = None) -> Broker:
     """Format a node's storage under ``folder``; the caller starts and stops it."""
     if shutil.which("java") is None:
         raise BrokerError("java is not installed: install Java 17+, or set KAFKA_BOOTSTRAP")
-    free_port, controller_port = _free_ports(2)
-    broker = Broker(folder, port or free_port, controller_port)
+    free_port, controller_port, sasl_port = _free_ports(3)
+    broker = Broker(folder, port or free_port, controller_port, sasl_port)
+    open_to_clients = f"PLAINTEXT://{broker.bootstrap},SASL://{broker.sasl_bootstrap}"
     settings = {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.bootstrap.servers": f"127.0.0.1:{controller_port}",
-        "listeners": f"PLAINTEXT://{broker.bootstrap},CONTROLLER://127.0.0.1:{controller_port}",
-        "advertised.listeners": f"PLAINTEXT://{broker.bootstrap}",
+        "listeners": f"{open_to_clients},CONTROLLER://127.0.0.1:{controller_port}",
+        "advertised.listeners": open_to_clients,
         "controller.listener.names": "CONTROLLER",
+        "listener.security.protocol.map": (
+            "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL:SASL_SSL"
+        ),
+        "listener.name.sasl.ssl.keystore.type": "PKCS12",
+        "listener.name.sasl.ssl.keystore.location": folder / "broker.p12",
+        "listener.name.sasl.ssl.keystore.password": PASSWORD,
+        "listener.name.sasl.sasl.enabled.mechanisms": "PLAIN",
+        "listener.name.sasl.plain.sasl.jaas.config": (
+            "org.apache.kafka.common.security.plain.PlainLoginModule required "
+            f'user_{USER}="{PASSWORD}";'
+        ),
         "log.dirs": folder / "data",
         "num.partitions": 1,
         "default.replication.factor": 1,
@@ -205,27 +246,25 @@ def make_broker(folder: Path, *, port: int | None = None) -> Broker:
         "share.coordinator.state.topic.replication.factor": 1,
         "share.coordinator.state.topic.min.isr": 1,
         "group.initial.rebalance.delay.ms": 0,
+        # A killed broker may come back when its old registration has expired: 9 s by default.
+        "broker.session.timeout.ms": 2000,
+        "broker.heartbeat.interval.ms": 500,
         "auto.create.topics.enable": "false",
     }
     (folder / "server.properties").write_text(
         "".join(f"{name}={value}\n" for name, value in settings.items())
     )
     (folder / "log4j2.properties").write_text(_LOG4J)
-    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-    formatted = subprocess.run(
-        _java(
-            "kafka.tools.StorageTool",
-            folder,
-            *("format", "--standalone", "-t", cluster_id, "-c", "server.properties"),
-        ),
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=START_S,
-        check=False,
+    store = ["-alias", "broker", "-keystore", "broker.p12", "-storepass", PASSWORD]
+    identity = ["-dname", "CN=localhost", "-ext", "SAN=ip:127.0.0.1", "-validity", "3650"]
+    _run(
+        ["keytool", "-genkeypair", "-keyalg", "EC", "-storetype", "PKCS12", *identity, *store],
+        folder,
     )
-    if formatted.returncode != 0:
-        raise BrokerError(f"the storage was not formatted: {formatted.stdout}{formatted.stderr}")
+    _run(["keytool", "-exportcert", "-rfc", "-file", "broker.pem", *store], folder)
+    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    command = ["format", "--standalone", "-t", cluster_id, "-c", "server.properties"]
+    _run(_java("kafka.tools.StorageTool", folder, *command), folder)
     return broker
 
 

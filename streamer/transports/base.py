@@ -273,4 +273,10 @@ class Transport(_Closes, Protocol):
         """Return a consumer of every partition of ``topics``; ``group`` only names its commits."""
 
     def delete_records(self, topic: str, partition: int, before_offset: int) -> None:
-        """Remove everything below ``before_offset``: the new low watermark."""
+        """Remove everything below ``before_offset``: the new low watermark.
+
+        Raises
+        ------
+        TransportError
+            ``before_offset`` is above the end.
+        """

@@ -9,10 +9,9 @@ shared.
 
 from __future__ import annotations
 
-import itertools
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,26 +21,21 @@ from streamer.transports.base import (
     Isolation,
     Producer,
     Record,
-    TopicPartition,
     TopicSpec,
     Transport,
     record_size_bytes,
 )
-from streamer.transports.embedded_log import append, drop, find, read_rows
+from streamer.transports.embedded_consumer import open_consumer
+from streamer.transports.embedded_log import append, drop, find
 from streamer.transports.errors import (
     OffsetOutOfRangeError,
     ProducerFencedError,
     RecordTooLargeError,
     TransactionError,
-    TransportError,
-    UnknownTopicError,
 )
-from streamer.transports.sqlite_file import Database, memory_database, open_file
+from streamer.transports.sqlite_file import Database, Handle, memory_database, open_file
 
 __all__ = ["open_memory", "open_sqlite"]
-
-_WAIT_FIRST_S = 0.001
-_WAIT_LONGEST_S = 0.02  # the delay that a reader adds at most; one small query per wait
 
 
 def open_sqlite(path: Path, *, max_record_bytes: int) -> EmbeddedTransport:
@@ -54,27 +48,14 @@ def open_memory(name: str, *, max_record_bytes: int) -> EmbeddedTransport:
     return EmbeddedTransport(lambda: memory_database(name), max_record_bytes)
 
 
-class _Handle:
-    """Something with a share of a database to give back."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._open = True
-
-    def close(self) -> None:
-        if self._open:
-            self._open = False
-            self._database.close()
-
-
-class EmbeddedTransport(_Handle, Transport):
+class EmbeddedTransport(Handle, Transport):
     """One embedded bus; see ``base.Transport``."""
 
     def __init__(self, connect: Callable[[], Database], max_record_bytes: int) -> None:
         super().__init__(connect())
         self._connect = connect
         self._max_record_bytes = max_record_bytes
-        self._children: list[_Handle] = []
+        self._children: list[Producer | Consumer] = []
 
     @property
     def max_record_bytes(self) -> int:
@@ -115,9 +96,9 @@ class EmbeddedTransport(_Handle, Transport):
         *,
         isolation: Isolation = "read_committed",
         group: str | None = None,
-    ) -> EmbeddedConsumer:
+    ) -> Consumer:
         # Nothing open is ever in the file, so both isolations read the same.
-        child = EmbeddedConsumer(self._connect(), topics, group)
+        child = open_consumer(self._connect(), topics, group)
         self._children.append(child)
         return child
 
@@ -141,7 +122,7 @@ class EmbeddedTransport(_Handle, Transport):
         super().close()
 
 
-class EmbeddedProducer(_Handle, Producer):
+class EmbeddedProducer(Handle, Producer):
     """Appends records; see ``base.Producer``. Outside transactions a send is on disk at once."""
 
     def __init__(
@@ -215,107 +196,3 @@ class EmbeddedProducer(_Handle, Producer):
                 if epoch != self._epoch:
                     raise ProducerFencedError(self._id)
             append(connection, records, now_ns=time.time_ns())
-
-
-class EmbeddedConsumer(_Handle, Consumer):
-    """Reads logs; see ``base.Consumer``."""
-
-    def __init__(self, database: Database, topics: Sequence[str], group: str | None) -> None:
-        super().__init__(database)
-        self._group = group
-        self._paused: set[str] = set()
-        self._turn = itertools.count()
-        self._positions: dict[TopicPartition, int | None] = {}
-        try:
-            for topic in sorted(set(topics)):
-                self._positions |= dict.fromkeys(self._logs_of(topic))
-        except TransportError:
-            self.close()
-            raise
-
-    def _logs_of(self, topic: str) -> list[TopicPartition]:
-        with self._database.reading() as connection:
-            found = connection.execute(
-                "SELECT number FROM partitions WHERE topic = ? ORDER BY number", (topic,)
-            ).fetchall()
-        if not found:
-            raise UnknownTopicError(topic)
-        return [TopicPartition(topic, number) for (number,) in found]
-
-    @property
-    def partitions(self) -> tuple[TopicPartition, ...]:
-        return tuple(self._positions)
-
-    def seek(self, topic: str, partition: int, offset: int) -> None:
-        if TopicPartition(topic, partition) not in self._positions:
-            raise UnknownTopicError(f"{topic}[{partition}]")
-        self._positions[TopicPartition(topic, partition)] = offset
-
-    def seek_to_beginning(self) -> None:
-        for log in self._positions:
-            self._positions[log] = self.low_watermark(log.topic, log.partition)
-
-    def seek_to_end(self) -> None:
-        for log in self._positions:
-            self._positions[log] = self.end_offset(log.topic, log.partition)
-
-    def position(self, topic: str, partition: int = 0) -> int:
-        position = self._positions.get(TopicPartition(topic, partition))
-        if position is None:
-            raise TransportError(f"{topic}[{partition}] has no position: seek before polling")
-        return position
-
-    def poll(self, max_records: int, timeout_s: float) -> list[Record]:
-        deadline_s = time.monotonic() + timeout_s
-        wait_s = _WAIT_FIRST_S
-        while True:
-            records = self._read(max_records)
-            left_s = deadline_s - time.monotonic()
-            if records or left_s <= 0:
-                return records
-            time.sleep(min(wait_s, left_s))
-            wait_s = min(2 * wait_s, _WAIT_LONGEST_S)
-
-    def _read(self, max_records: int) -> list[Record]:
-        records: list[Record] = []
-        logs = list(self._positions)
-        first = next(self._turn) % len(logs) if logs else 0  # so that no topic starves the others
-        with self._database.reading() as connection:
-            for log in logs[first:] + logs[:first]:
-                position = self.position(log.topic, log.partition)
-                if log.topic not in self._paused and len(records) < max_records:
-                    records += read_rows(connection, log, position, max_records - len(records))
-        for record in records:
-            self._positions[record.topic_partition] = record.offset + 1
-        return records
-
-    def pause(self, topics: Iterable[str]) -> None:
-        self._paused.update(topics)
-
-    def resume(self, topics: Iterable[str]) -> None:
-        self._paused.difference_update(topics)
-
-    def low_watermark(self, topic: str, partition: int = 0) -> int:
-        with self._database.reading() as connection:
-            return find(connection, topic, partition).low
-
-    def end_offset(self, topic: str, partition: int = 0) -> int:
-        with self._database.reading() as connection:
-            return find(connection, topic, partition).next
-
-    def commit(self, positions: Mapping[TopicPartition, int]) -> None:
-        if self._group is None:
-            raise TransportError("commit needs a group: name it when making the consumer")
-        rows = [
-            (self._group, log.topic, log.partition, offset) for log, offset in positions.items()
-        ]
-        with self._database.writing() as connection:
-            connection.executemany("INSERT OR REPLACE INTO commits VALUES (?, ?, ?, ?)", rows)
-
-    def committed(self, topic: str, partition: int = 0) -> int | None:
-        with self._database.reading() as connection:
-            row = connection.execute(
-                "SELECT position FROM commits WHERE group_name = ? AND topic = ? AND number = ?",
-                (self._group, topic, partition),
-            ).fetchone()
-        return None if row is None else int(row[0])

@@ -81,9 +81,27 @@ def _security_options(security: KafkaSecurity) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
+class _LastFailure(logging.Handler):
+    """Remembers why a connection failed: the client itself only says that time is up."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.reason = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.reason = record.getMessage().partition("Connection lost: ")[2] or self.reason
+
+
 def admin_client(options: dict[str, Any]) -> Any:
-    """Connect a client for questions about topics."""
-    return kafka.KafkaAdminClient(**options)
+    """Connect a client for questions about topics; its error says why nothing answered."""
+    failure, log = _LastFailure(), logging.getLogger("kafka.net.connection")
+    log.addHandler(failure)
+    try:
+        return kafka.KafkaAdminClient(**options)
+    except kafka_errors.KafkaTimeoutError as error:
+        raise kafka_errors.KafkaTimeoutError(failure.reason or "time is up") from error
+    finally:
+        log.removeHandler(failure)
 
 
 def producer_client(
@@ -141,6 +159,10 @@ def topic_options(spec: TopicSpec) -> dict[str, Any]:
     return {"num_partitions": spec.partitions, "configs": configs}
 
 
+def _reason(error: Exception) -> str:
+    return str(error.args[0]) if error.args else str(error)
+
+
 @contextmanager
 def in_words(servers: str) -> Iterator[None]:
     """Turn what kafka-python raises into the errors of the contract."""
@@ -148,8 +170,9 @@ def in_words(servers: str) -> Iterator[None]:
         yield
     except (kafka_errors.KafkaTimeoutError, kafka_errors.KafkaConnectionError) as error:
         raise BusUnreachableError(
-            f"no Kafka broker answers at {servers} ({error}): check that it runs, that its "
-            "advertised.listeners can be reached from here, and the security options"
+            f"no Kafka broker answers at {servers} ({_reason(error)}): check that it runs, that "
+            "its advertised.listeners can be reached from here and, if it is secured, the "
+            "protocol, certificates, user and password"
         ) from error
     except (kafka_errors.SaslAuthenticationFailedError, kafka_errors.AuthorizationError) as error:
         raise BusUnreachableError(

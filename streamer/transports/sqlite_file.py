@@ -16,7 +16,7 @@ from pathlib import Path
 
 from streamer.transports.base import BusUnreachableError, TransportError
 
-__all__ = ["BUSY_S", "Database", "memory_database", "open_file"]
+__all__ = ["BUSY_S", "Database", "Handle", "memory_database", "open_file"]
 
 BUSY_S = 30.0
 _APPLICATION_ID = 0x61624C69  # "abLi"
@@ -148,6 +148,20 @@ class Database:
                 if database is self:
                     del _MEMORY[name]
         self._connection.close()
+
+
+class Handle:
+    """Something with a share of a database to give back."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._open = True
+
+    def close(self) -> None:
+        """Give the share back; twice is harmless."""
+        if self._open:
+            self._open = False
+            self._database.close()
 
 
 _MEMORY: dict[str, Database] = {}

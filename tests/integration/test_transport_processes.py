@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from streamer.transports import open_transport
+from streamer.transports.base import KafkaSecurity, TopicSpec
 from tests.buses import KAFKA, PATIENCE_S, Bus, make_bus, run_python, take, url_of, values
-from tests.kafka_broker import Broker
+from tests.kafka_broker import PASSWORD, USER, Broker
 
 
 @pytest.fixture(params=["sqlite", KAFKA])
@@ -75,27 +79,64 @@ def test_several_processes_write_one_log_while_another_reads(shared_bus: Bus) ->
 # failed connection unclosed, which here would be an error of whichever test the collector meets.
 
 UNREACHABLE = """
-import sys, time
+import json, sys, time
 from streamer.transports import open_transport
-from streamer.transports.base import BusUnreachableError
+from streamer.transports.base import BusUnreachableError, KafkaSecurity
+security = KafkaSecurity(**json.loads(sys.argv[2]))
 started_s = time.monotonic()
 try:
-    open_transport(sys.argv[1], connect_timeout_s=1.0)
+    open_transport(sys.argv[1], security=security, connect_timeout_s=1.0)
 except BusUnreachableError as error:
     print(time.monotonic() - started_s, error)
 """
 
 
-@pytest.mark.kafka
-def test_an_unreachable_broker_is_one_clear_line_in_time(capfd: pytest.CaptureFixture[str]) -> None:
-    with run_python(UNREACHABLE, "kafka://127.0.0.1:9") as process:
+def refusal(url: str, security: KafkaSecurity) -> str:
+    """The one line that opening the bus ends with, in bounded time."""
+    with run_python(UNREACHABLE, url, json.dumps(asdict(security))) as process:
         said, _ = process.communicate(timeout=PATIENCE_S)
     seconds, message = said.split(" ", 1)
     assert float(seconds) < 3
     assert message.count("\n") == 1
-    assert "127.0.0.1:9" in message
+    return message
+
+
+@pytest.mark.kafka
+def test_an_unreachable_broker_is_one_clear_line_in_time(capfd: pytest.CaptureFixture[str]) -> None:
+    message = refusal("kafka://127.0.0.1:9", KafkaSecurity())
+    assert "127.0.0.1:9 (KafkaConnectionError: 111 ECONNREFUSED)" in message
     assert "check that it runs" in message
     assert capfd.readouterr().err == ""
+
+
+@pytest.mark.kafka
+def test_tls_and_password_open_the_bus_and_wrong_ones_are_refused_in_words(
+    kafka_broker: Broker | None,
+) -> None:
+    if kafka_broker is None:
+        pytest.skip("the broker at KAFKA_BOOTSTRAP has no users of ours")
+    url = f"kafka://{kafka_broker.sasl_bootstrap}"
+    security = KafkaSecurity(
+        protocol="SASL_SSL",
+        ca_file=str(kafka_broker.ca_file),
+        sasl_mechanism="PLAIN",
+        username=USER,
+        password=PASSWORD,
+    )
+    with open_transport(url, security=security) as transport:
+        transport.check()
+        transport.ensure_topics([TopicSpec("secured")])
+        with transport.producer() as producer:
+            producer.send("secured", b"secret")
+        consumer = transport.consumer(["secured"])
+        consumer.seek_to_beginning()
+        assert values(take(consumer, 1)) == [b"secret"]
+    wrong_password = replace(security, password="guessed")
+    assert "guessed" not in repr(wrong_password)
+    message = refusal(url, wrong_password)
+    assert "user and password" in message
+    assert "guessed" not in message
+    assert "certificate verify failed" in refusal(url, replace(security, ca_file=None))
 
 
 OUTAGE = """

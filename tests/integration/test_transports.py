@@ -186,6 +186,8 @@ def test_transactions_are_not_mixed_with_plain_sends(bus: Bus) -> None:
 def test_deleted_records_raise_the_low_watermark(bus: Bus) -> None:
     send(bus, *[b"%d" % number for number in range(10)])
     bus.transport.delete_records(bus.topic, 0, 4)
+    with pytest.raises(TransportError):
+        bus.transport.delete_records(bus.topic, 0, 11)
     consumer = bus.transport.consumer([bus.topic])
     assert (consumer.low_watermark(bus.topic), consumer.end_offset(bus.topic)) == (4, 10)
     consumer.seek(bus.topic, 0, 1)
