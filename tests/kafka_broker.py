@@ -262,7 +262,8 @@ def make_broker(folder: Path, *, port: int | None = None) -> Broker:
         folder,
     )
     _run(["keytool", "-exportcert", "-rfc", "-file", "broker.pem", *store], folder)
-    cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    # A leading "-" would be read as an option.
+    cluster_id = "A" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")[1:]
     command = ["format", "--standalone", "-t", cluster_id, "-c", "server.properties"]
     _run(_java("kafka.tools.StorageTool", folder, *command), folder)
     return broker
