@@ -1,0 +1,67 @@
+"""Start the program as users do, in processes of its own, and read what is left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def command(*arguments: str, fake: bool = True) -> list[str]:
+    module = "tests.streamer.fake_cli" if fake else "streamer"
+    return [sys.executable, "-m", module, *arguments]
+
+
+def environment(**extra: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("ABINITIO_")}
+    return {**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **extra}
+
+
+def run(
+    *arguments: str, fake: bool = True, timeout_s: float = 120, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run to the end."""
+    return subprocess.run(
+        command(*arguments, fake=fake),
+        cwd=ROOT,
+        env=environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+@contextmanager
+def started(*arguments: str, fake: bool = True, **env: str) -> Iterator[subprocess.Popen[str]]:
+    """Start, and see to it that nothing is left running."""
+    process = subprocess.Popen(
+        command(*arguments, fake=fake),
+        cwd=ROOT,
+        env=environment(**env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=30)
+
+
+def lines_until(process: subprocess.Popen[str], start: str) -> list[str]:
+    """Read output lines up to one that starts with ``start``; blocks, so the order is proof."""
+    assert process.stdout is not None
+    seen: list[str] = []
+    for line in process.stdout:
+        seen.append(line.rstrip("\n"))
+        if line.startswith(start):
+            return seen
+    raise AssertionError(f"the process ended before {start!r}: " + "\n".join(seen[-20:]))
