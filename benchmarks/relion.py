@@ -6,10 +6,12 @@ both maps are compared with the truth by the same function, in both hands, at FS
 
 Run from the repository root, with the data folder in ``ABINITIO_DATA``:
 
-    python -m benchmarks.relion --work build/relion --method relion --seeds 1 2
+    python -m benchmarks.relion --work build/relion --method relion-30 --seeds 1 2
+    python -m benchmarks.relion --work build/relion --method relion-15 --seeds 1 2
     python -m benchmarks.relion --work build/relion --method engine --seeds 1 2
 
-Every run appends to ``results.jsonl`` in the work folder and prints a table of all runs so far.
+The number is the angular step in degrees of RELION's search. Every run appends to
+``results.jsonl`` in the work folder, and the table of all runs so far is written to ``--results``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -38,12 +41,14 @@ from streamer.adapt import particles_from_table, rows_by_micrograph
 
 __all__ = ["Measured", "engine_child", "main", "measure", "relion_command", "relion_visits"]
 
-# What 3.1.3 does here with its default choices (30 degrees, oversampled once, 29 offsets): a visit
-# of the initial stage costs about 0.3 to 1 CPU-second on one thread, and one of the later stages,
-# where it refines the angles to 7.5 degrees by itself, 3 and more. The default schedule of 90,000
-# visits is out of reach, so nearly all visits belong to the initial stage, searched at 15 degrees.
+# What 3.1.3 does with its default choices (30 degrees, oversampled to 15, 29 offsets): a visit of
+# the initial stage costs about a third of a CPU-second on one thread, and one of the later stages,
+# where it refines the angles to 7.5 degrees by itself, 3 and more. Its default schedule of 90,000
+# visits is out of reach, so nearly all visits belong to the initial stage. 30 degrees is what its
+# first pass uses; 15 is what its log asks for at 35 A.
 INITIAL_ITERATIONS, BETWEEN_ITERATIONS, FINAL_ITERATIONS = 156, 3, 3
 INITIAL_SUBSET, FINAL_SUBSET = 50, 50
+RELION_SEARCH = {"relion-30": 1, "relion-15": 2}  # HEALPix order
 MASK_DIAMETER_ANGSTROM = 272.0  # 0.85 of the box, for both
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
@@ -71,7 +76,7 @@ def relion_visits() -> int:
     return int(ends + between.sum())
 
 
-def relion_command(output: Path, *, seed: int) -> list[str]:
+def relion_command(output: Path, *, healpix_order: int, seed: int) -> list[str]:
     """Command line of RELION 3.1's initial model.
 
     The schedule and the search are shortened (see above); everything else is what its graphical
@@ -88,7 +93,7 @@ def relion_command(output: Path, *, seed: int) -> list[str]:
         "--sgd_write_iter": 50,
         "--particle_diameter": MASK_DIAMETER_ANGSTROM,
         "--oversampling": 0,
-        "--healpix_order": 2,
+        "--healpix_order": healpix_order,
         "--offset_range": 3,  # pixels, as far as the set's shifts go; its own default is 6
         "--offset_step": 2,
         "--pool": 3,
@@ -159,8 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for the runs")
-    parser.add_argument("--method", choices=("relion", "engine", "engine-child"), required=True)
+    parser.add_argument(
+        "--method", choices=(*RELION_SEARCH, "engine", "engine-child"), required=True
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--results", type=Path, help="text file for the table")
     parser.add_argument("--particles", type=int, default=2_000)
     options = parser.parse_args(arguments)
     data = Path(os.environ.get("ABINITIO_DATA", "../shared/data"))
@@ -178,7 +186,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         row = _run(options.method, standard, run, seed=seed, data=data)
         with (work / "results.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(asdict(row)) + "\n")
-        print(_table(work / "results.jsonl"), flush=True)
+        text = _table(work / "results.jsonl")
+        print(text, flush=True)
+        if options.results is not None:
+            options.results.write_text(f"{_machine()}\n{text}\n", encoding="utf-8")
 
 
 def _run(method: str, standard: StandardSet, run: Path, *, seed: int, data: Path) -> Measured:
@@ -188,8 +199,8 @@ def _run(method: str, standard: StandardSet, run: Path, *, seed: int, data: Path
     if not (shared / PARTICLES_STAR).exists():
         chunks = simulate(standard.species, standard.geometry, settings=standard.settings)
         write_set(shared, chunks)
-    if method == "relion":
-        command = relion_command(run, seed=seed)
+    if method in RELION_SEARCH:
+        command = relion_command(run, healpix_order=RELION_SEARCH[method], seed=seed)
         cost = measure(command, folder=shared, log=log, environment=environment)
         final = sorted(run.glob("run_it*_class001.mrc"))[-1]
         visits = relion_visits()
@@ -219,13 +230,20 @@ def _run(method: str, standard: StandardSet, run: Path, *, seed: int, data: Path
     )
 
 
+def _machine() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, one thread, simulated 70S ribosome"
+
+
 def _table(results: Path) -> str:
-    head = f"{'method':8} {'seed':>4} {'particles':>9} {'visits':>7} {'CPU s':>8} {'wall s':>8}"
+    head = f"{'method':9} {'seed':>4} {'particles':>9} {'visits':>7} {'CPU s':>8} {'wall s':>8}"
     lines = [f"{head} {'peak MiB':>8} {'FSC 0.5':>8} mirrored"]
     for text in results.read_text(encoding="utf-8").splitlines():
         row = Measured(**json.loads(text))
         lines.append(
-            f"{row.method:8} {row.seed:4} {row.particles:9} {row.visits:7} {row.cpu_seconds:8.1f} "
+            f"{row.method:9} {row.seed:4} {row.particles:9} {row.visits:7} {row.cpu_seconds:8.1f} "
             f"{row.wall_seconds:8.1f} {row.peak_mib:8.0f} {row.fsc05_angstrom:6.1f} A "
             f"{'yes' if row.mirrored else 'no'}"
         )
