@@ -257,11 +257,17 @@ def serve(
     _tell_end(console, settings, finished)
 
 
-def main() -> None:
-    """Run the command line; what went wrong is one line on the error output."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; what went wrong is one line on the error output.
+
+    Parameters
+    ----------
+    arguments
+        By default those of the process.
+    """
     importlib.import_module("streamer.cli_bus")  # registers its commands
     try:
-        app(standalone_mode=True)
+        app(args=None if arguments is None else list(arguments))
     except SystemExit:
         raise
     except KeyboardInterrupt:

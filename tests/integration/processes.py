@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+
+from streamer.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -35,6 +39,25 @@ def run(
         timeout=timeout_s,
         check=False,
     )
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def inside(*arguments: str) -> Done:
+    """Run a short command in this process: the same code without two seconds of imports."""
+    out, errors = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(errors):
+        try:
+            main(arguments)
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return Done(code, out.getvalue(), errors.getvalue())
 
 
 @contextmanager
