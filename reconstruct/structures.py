@@ -214,6 +214,7 @@ def _fill(
     """Pack an envelope with duplex rods, then thin rods, then weak filler."""
     low, high = np.array(bounds, dtype=np.float64).T
     axes = [_axis(np.array(start), np.array(end)) for start, end in spines]
+    occupied = np.concatenate(axes)
     atoms = [_duplex(axis[0], axis[-1]) for axis in axes]
     weights = [np.full(len(rod), _DUPLEX_WEIGHT) for rod in atoms]
     for plan in _PLANS:
@@ -226,9 +227,9 @@ def _fill(
             axis = _axis(start[i], end[i])
             if envelope.depth(axis).min() < plan.margin:
                 continue
-            if _nearest(axis, np.concatenate(axes)) < plan.apart:
+            if _nearest(axis, occupied) < plan.apart:
                 continue
-            axes.append(axis)
+            occupied = np.concatenate([occupied, axis])
             rod = plan.strand(axis[0], axis[-1])
             atoms.append(rod)
             weights.append(np.full(len(rod), plan.weight * rng.uniform(0.8, 1.2)))
