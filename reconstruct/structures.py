@@ -181,12 +181,9 @@ def demo_particle(
     )
 
 
-@functools.cache
 def demo_atoms(kind: ParticleKind = "whole") -> tuple[Float64, Float64]:
     """Pseudo-atoms of the particle: positions (a, 3) x, y, z in Angstrom and weights (a,)."""
-    rng = np.random.default_rng(_SEED)
-    large = _fill(rng, _LARGE, _LARGE_SPINES, bounds=((-140, 145), (-105, 115), (-100, 14)))
-    small = _fill(rng, _SMALL, _SMALL_SPINES, bounds=((-75, 105), (-135, 105), (22, 95)))
+    large, small = _subunits()
     link = np.concatenate([_duplex(np.array(a), np.array(b)) for a, b in _BRIDGES])
     upper = np.concatenate([small[0], link])
     upper_weights = np.concatenate([small[1], np.full(len(link), _DUPLEX_WEIGHT)])
@@ -197,6 +194,15 @@ def demo_atoms(kind: ParticleKind = "whole") -> tuple[Float64, Float64]:
         turn = np.array([[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]])
         upper = upper @ turn.T
     return _centred(np.concatenate([large[0], upper]), np.concatenate([large[1], upper_weights]))
+
+
+@functools.cache
+def _subunits() -> tuple[tuple[Float64, Float64], tuple[Float64, Float64]]:
+    """Atoms of the large and the small subunit; about a second's work, so done once."""
+    rng = np.random.default_rng(_SEED)
+    large = _fill(rng, _LARGE, _LARGE_SPINES, bounds=((-140, 145), (-105, 115), (-100, 14)))
+    small = _fill(rng, _SMALL, _SMALL_SPINES, bounds=((-75, 105), (-135, 105), (22, 95)))
+    return large, small
 
 
 def _centred(positions: Float64, weights: Float64) -> tuple[Float64, Float64]:

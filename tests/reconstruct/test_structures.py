@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from reconstruct.structures import ParticleKind, demo_atoms, demo_particle
+from reconstruct.structures import ParticleKind, _subunits, demo_atoms, demo_particle
 from reconstruct.types import Geometry
 
 GEOMETRY = Geometry(box=48, pixel_size_angstrom=6.0)
@@ -19,7 +19,7 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 
 def test_the_same_arguments_give_the_same_bits() -> None:
     first = demo_particle(GEOMETRY)
-    demo_atoms.cache_clear()
+    _subunits.cache_clear()
     assert first.tobytes() == demo_particle(GEOMETRY).tobytes()
 
 
