@@ -1,0 +1,197 @@
+"""What is wrong is one line with the remedy; what is right leaves its results where it says."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import mrcfile
+import numpy as np
+import pytest
+
+import streamer.host
+from reconstruct.io.simulated import write_set
+from reconstruct.io.star import read_star
+from reconstruct.simulate import SimulationSettings, Species, simulate
+from reconstruct.structures import demo_particle
+from reconstruct.types import Geometry
+from tests.integration.processes import inside, run
+from tests.streamer.fake_engine import FakeEngine
+
+N = 260
+
+
+@pytest.fixture
+def sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamer.host, "engine_factory", lambda: FakeEngine)
+
+
+@pytest.fixture(scope="module")
+def star(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    geometry = Geometry(16, 12.0)
+    chunks = simulate(
+        [Species(demo_particle(geometry))],
+        geometry,
+        settings=SimulationSettings(n_particles=N, particles_per_micrograph=100),
+    )
+    return write_set(tmp_path_factory.mktemp("set"), chunks)
+
+
+def one_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, text
+    return lines[0]
+
+
+def test_run_leaves_what_it_promises(star: Path, tmp_path: Path, sums: None) -> None:
+    out = tmp_path / "out"
+    done = inside("run", str(star), f"--out={out}", "--classes=2", "--seed=3")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out / "report.json").read_text())
+    assert report["particles"]["trained"] == N
+    assert report["settings"]["engine"]["n_classes"] == 2
+    assert report["settings"]["engine"]["seed"] == 3
+    assert {"wall_seconds", "cpu_seconds", "peak_memory_bytes", "versions"} <= set(report)
+    assert sum(entry["particles"] for entry in report["classes"]) == N
+    for entry in report["classes"]:
+        for name in (entry["file"], *entry["half_maps"]):
+            with mrcfile.open(out / name) as file:
+                assert file.data.shape == (16, 16, 16)
+    table = read_star(out / "particles.star", stacks="defer")
+    assert sorted(table.image_names) == sorted(read_star(star).image_names)
+    assert "rlnCoordinateX" in table.columns  # an incoming column
+    assert not (out / "particles_unused.star").exists()
+    assert (out / "picture.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "timeline.png").exists()
+    assert list((out / "series").glob("step-*-final/manifest.json"))
+    assert str(out / "report.json") in done.stdout
+
+
+def test_run_begins_anew_and_gives_the_same_bits(star: Path, tmp_path: Path, sums: None) -> None:
+    out = tmp_path / "out"
+    assert inside("run", str(star), f"--out={out}").returncode == 0
+    first = (out / "class_001.mrc").read_bytes()
+    assert inside("run", str(star), f"--out={out}").returncode == 0
+    assert (out / "class_001.mrc").read_bytes() == first
+
+
+def test_plain_lines_are_one_per_step(star: Path, tmp_path: Path, sums: None) -> None:
+    done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--passes=0")
+    steps = re.findall(r"^step step=(\d+) phase=\w+ particles=\d+", done.stdout, re.MULTILINE)
+    assert steps == ["1", "2", "3"]
+
+
+def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+    done = inside("run", str(tmp_path / "none.star"), f"--out={tmp_path / 'o'}")
+    assert done.returncode == 2
+    assert "none.star" in one_line(done.stderr)
+
+
+def test_a_malformed_file_is_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "bad.star"
+    path.write_text("data_particles\n\nloop_\n_rlnImageName #1\n")
+    done = inside("run", str(path), f"--out={tmp_path / 'o'}")
+    assert done.returncode == 2
+    assert "bad.star" in one_line(done.stderr)
+    path.write_bytes(b"\x00\x01 not a star file")
+    assert "bad.star" in one_line(inside("run", str(path), f"--out={tmp_path / 'o'}").stderr)
+
+
+def test_a_missing_stack_is_one_line(star: Path, tmp_path: Path) -> None:
+    lonely = tmp_path / "particles.star"
+    lonely.write_text(star.read_text())
+    done = inside("run", str(lonely), f"--out={tmp_path / 'o'}")
+    assert done.returncode == 2
+    assert "data root" in one_line(done.stderr)
+
+
+def test_an_unknown_kind_of_file_is_one_line(tmp_path: Path) -> None:
+    done = inside("run", str(tmp_path / "x.txt"), f"--out={tmp_path / 'o'}")
+    assert done.returncode == 2
+    assert "neither a STAR nor a .cs" in one_line(done.stderr)
+
+
+def test_an_output_folder_that_cannot_be_written_is_one_line(star: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = inside("run", str(star), f"--out={tmp_path / 'file' / 'o'}")
+    assert done.returncode == 2
+    assert "cannot write into" in one_line(done.stderr)
+    assert "--out" in done.stderr
+
+
+def test_an_unreachable_broker_is_one_line(tmp_path: Path) -> None:
+    # In a process of its own: kafka-python leaves sockets behind when nothing answers.
+    done = run("serve", "--bus=kafka://127.0.0.1:9", f"--out={tmp_path / 'o'}", "--metrics-port=0")
+    assert done.returncode == 6
+    assert "127.0.0.1:9" in one_line(done.stderr)
+
+
+def test_a_wrong_setting_is_one_line(star: Path, tmp_path: Path) -> None:
+    done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--classes=0")
+    assert done.returncode == 2
+    assert "n_classes must be above 0" in one_line(done.stderr)
+    done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--set=nonsense")
+    assert "--set name=value" in one_line(done.stderr)
+
+
+def test_a_metrics_port_in_use_is_one_line(star: Path, tmp_path: Path, sums: None) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = inside("run", str(star), f"--out={tmp_path / 'o'}", f"--metrics-port={port}")
+    assert done.returncode == 2
+    assert str(port) in one_line(done.stderr)
+
+
+def test_the_demo_runs_from_the_first_particle_to_the_report(tmp_path: Path, sums: None) -> None:
+    out = tmp_path / "demo"
+    done = inside("demo", f"--out={out}", "--particles=300", "--metrics-port=0", "--set",
+                  "engine.replay_passes=0")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads((out / "report.json").read_text())["particles"]["trained"] == 300
+    assert "metrics at http://127.0.0.1:" in done.stdout
+
+
+def test_doctor_says_what_is_wrong_and_changes_nothing(tmp_path: Path) -> None:
+    bus = f"sqlite:///{tmp_path}/bus.db"
+    done = inside("doctor", f"--bus={bus}", f"--out={tmp_path / 'o'}")
+    assert done.returncode == 0, done.stdout
+    assert "answers" in done.stdout
+    assert list((tmp_path / "o").rglob("*.tmp")) == []
+    bad = inside("doctor", "--bus=sqlite:////nowhere/bus.db", f"--out={tmp_path / 'o'}")
+    assert bad.returncode == 1
+    assert "BAD" in bad.stdout
+
+
+def test_help_is_quick_and_names_every_command() -> None:
+    code = (
+        "import sys; from streamer.cli import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'numba', 'matplotlib', 'kafka', 'pydantic'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name in ("demo", "run", "serve", "subscribe", "microscope", "control", "dead-letter"):
+        assert name in done.stdout
+
+
+def test_a_real_session_of_files_gives_every_particle(
+    data_dir: Path, tmp_path: Path, sums: None
+) -> None:
+    (star,) = (data_dir / "real_apoferritin").glob("*.star")
+    out = tmp_path / "out"
+    done = inside("run", str(star), f"--out={out}", "--passes=0", "--set=snapshots.pictures=false")
+    assert done.returncode == 0, done.stderr
+    report = json.loads((out / "report.json").read_text())
+    assert report["particles"]["trained"] == 1306
+    with mrcfile.open(out / "class_001.mrc") as file:
+        assert file.voxel_size.x == pytest.approx(3.0)
+        assert np.isfinite(file.data).all()
