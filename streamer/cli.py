@@ -142,7 +142,7 @@ def demo(
         config,
         assign,
         session="demo",
-        out=out or (None if "ABINITIO_OUT" in os.environ else Path("abinitio-demo")),
+        out=out or (None if "ABINITIO_OUT" in os.environ else Path("demo-output")),
         engine__n_classes=classes,
         engine__symmetry=symmetry,
         engine__max_resolution_angstrom=max_resolution,

@@ -123,11 +123,11 @@ class Settings(BaseSettings):
     )
 
     bus: str = Field(
-        default="sqlite:///abinitio-live.db", pattern=r"^(kafka://[^/]+|sqlite:///.+|memory://.+)$"
+        default="sqlite:///abinitio-live.sqlite", pattern=r"^(kafka://[^/]+|sqlite:///.+|memory://.+)$"
     )
     topics_prefix: _Name = "abinitio"
     session: _Name = "default"
-    out: Path = Path("abinitio-out")
+    out: Path = Path("out")
     state: Path | None = None
     roots: tuple[Path, ...] = ()
     engine: EngineSettings = EngineSettings()
