@@ -65,7 +65,7 @@ class _Capsule:
 
 @dataclass(frozen=True)
 class _Plan:
-    """How to pack one kind of rod; lengths in Angstrom."""
+    """How to pack one kind of rod (Angstrom)."""
 
     tries: int
     lengths: tuple[float, float]
@@ -123,7 +123,7 @@ _SMALL = _Envelope(
     holes=(_Ellipsoid((44.0, 24.0, 50.0), (26.0, 18.0, 44.0)),),
     floor=25.0,
 )
-# Rods laid by hand where chance would leave thin parts empty: the spines of the stalks.
+# Rods laid by hand where chance would leave thin parts empty.
 _LARGE_SPINES = (
     ((-66.0, 28.0, -8.0), (-120.0, 64.0, 4.0)),
     ((-112.0, 74.0, -6.0), (-116.0, 46.0, 12.0)),
