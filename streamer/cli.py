@@ -1,4 +1,4 @@
-"""The command line: sessions here, what talks to them in `streamer.cli_bus`.
+"""The command line: sessions here; see `cli_bus` for what talks to them.
 
 Promises: what is wrong comes out as one line with the remedy and a non-zero exit status; nothing
 heavy is imported before a command needs it, so ``--help`` is quick.
@@ -181,11 +181,18 @@ def run(
     limit: Annotated[
         int | None, typer.Option("--particles", help="Use only so many particles.")
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Watch the file grow until --idle-end, or Ctrl-C.")
+    ] = False,
+    idle_end_s: Annotated[
+        float | None, typer.Option("--idle-end", help="Following: end after so many quiet seconds.")
+    ] = None,
     metrics_port: MetricsPort = None,
     config: Config = None,
     assign: Assign = None,
 ) -> None:
     """Reconstruct the particles of one file, everything in one process."""
+    from streamer.attach import Following
     from streamer.run import run_file
 
     settings = settings_from(
@@ -207,7 +214,14 @@ def run(
     def say(words: str) -> None:
         errors.print(f"note: {words}", markup=False, highlight=False, soft_wrap=True)
 
-    finished = run_file(settings, particles, console=console, data_root=data_root, say=say)
+    finished = run_file(
+        settings,
+        particles,
+        console=console,
+        data_root=data_root,
+        following=Following(settings.session, idle_end_s=idle_end_s) if follow else None,
+        say=say,
+    )
     _tell_end(console, settings, finished)
 
 
@@ -265,7 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments
         By default those of the process.
     """
-    importlib.import_module("streamer.cli_bus")  # registers its commands
+    for module in ("streamer.cli_bus", "streamer.cli_sources"):
+        importlib.import_module(module)  # registers its commands
     try:
         app(args=None if arguments is None else list(arguments))
     except SystemExit:

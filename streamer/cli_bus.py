@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -68,105 +67,6 @@ def subscribe(
             console.print(line, markup=False, highlight=False, soft_wrap=True)
             for problem in received.problems:
                 console.print(f"  note: {problem}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _microscope(
-    particles: Annotated[
-        Path | None,
-        typer.Argument(help="Play these particles (.star or .cs) instead of simulated ones."),
-    ] = None,
-    count: Annotated[int, typer.Option("--particles", min=1, help="How many to simulate.")] = 3000,
-    box: Annotated[int, typer.Option("--box", min=16, help="Box of simulated particles.")] = 64,
-    pixel_size: Annotated[float, typer.Option("--pixel-size", help="Their pixel size, Å.")] = 5.0,
-    snr: Annotated[float, typer.Option("--snr", help="Their signal-to-noise ratio.")] = 0.1,
-    rate: Annotated[
-        float | None, typer.Option("--rate", help="Particles per second; default: no limit.")
-    ] = None,
-    end: Annotated[
-        bool, typer.Option("--end/--no-end", help="Ask the session to end after the last.")
-    ] = False,
-    reference: Annotated[
-        bool, typer.Option("--reference", help="Send paths instead of pixels (files only).")
-    ] = False,
-    data_root: Annotated[
-        Path | None, typer.Option("--data-root", help="Folder that stack paths start from.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed")] = 7,
-    bus: Bus = None,
-    session: Session = None,
-    prefix: Prefix = None,
-    config: Config = None,
-    assign: Assign = None,
-) -> None:
-    """Be a microscope: send simulated particles, or those of a file, micrograph by micrograph."""
-    from collections.abc import Iterable
-
-    from reconstruct.io.table import ParticleTable
-    from schemas.topics import Topics
-    from streamer.microscope import Clock, Pace, play
-    from streamer.microscope_sources import Batch
-    from streamer.parts import StopRequest
-    from streamer.run import read_particles
-    from streamer.service import open_bus, stop_on_signals
-
-    settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
-    console, _ = consoles()
-    given: Iterable[Batch] | ParticleTable
-    if particles is not None:
-        given = read_particles(particles, data_root=data_root)
-    else:
-        given = _simulated(settings.session, count, box, pixel_size, snr=snr, seed=seed)
-    stop = StopRequest()
-    pause = threading.Event()
-
-    def wait(seconds: float) -> bool:
-        pause.wait(min(seconds, 0.5) if seconds > 0.5 else seconds)
-        while not stop.requested and (seconds := seconds - 0.5) > 0:
-            pause.wait(min(seconds, 0.5))
-        return stop.requested
-
-    with stop_on_signals(stop, budget_s=30.0), open_bus(settings) as transport:
-        for sent in play(
-            transport,
-            given,
-            session_id=settings.session,
-            pace=Pace(particles_per_second=rate),
-            topics=Topics(settings.topics_prefix),
-            payload="reference" if reference else "inline",
-            end_session=end,
-            clock=Clock(wait=wait),
-        ):
-            if sent.kind == "end":
-                console.print(f"end after {sent.total_particles} particles", highlight=False)
-            else:
-                console.print(
-                    f"sent particles={sent.particles} total={sent.total_particles} "
-                    f"records={sent.records} late_s={sent.late_s:.1f}",
-                    highlight=False,
-                )
-            if stop.requested:
-                break
-
-
-def _simulated(  # type: ignore[no-untyped-def]
-    session_id: str, count: int, box: int, pixel_size: float, *, snr: float, seed: int
-):
-    from reconstruct.simulate import SimulationSettings, Species, simulate
-    from reconstruct.structures import demo_particle
-    from reconstruct.types import Geometry
-    from streamer.microscope_sources import batches_from_simulated
-
-    geometry = Geometry(box, pixel_size)
-    chunks = simulate(
-        [Species(demo_particle(geometry))],
-        geometry,
-        settings=SimulationSettings(n_particles=count, snr=snr, seed=seed),
-    )
-    return batches_from_simulated(chunks, session_id=session_id)
-
-
-app.command("microscope")(_microscope)
-app.command("simulate", hidden=True)(_microscope)
 
 
 @app.command()

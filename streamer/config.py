@@ -123,7 +123,8 @@ class Settings(BaseSettings):
     )
 
     bus: str = Field(
-        default="sqlite:///abinitio-live.sqlite", pattern=r"^(kafka://[^/]+|sqlite:///.+|memory://.+)$"
+        default="sqlite:///abinitio-live.sqlite",
+        pattern=r"^(kafka://[^/]+|sqlite:///.+|memory://.+)$",
     )
     topics_prefix: _Name = "abinitio"
     session: _Name = "default"

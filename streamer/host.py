@@ -65,6 +65,7 @@ def host_session(
     factory: EngineFactory | None = None,
     transport: Transport | None = None,
     table: ParticleTable | None = None,
+    results_if_stopped: bool = False,
     stop: StopRequest | None = None,
     beside: Callable[[], None] = lambda: None,
     linger: Callable[[Finished], None] = lambda _: None,
@@ -75,6 +76,8 @@ def host_session(
     ----------
     table
         The particles as they came, when they came from one file.
+    results_if_stopped
+        Write them for a session that was cut short too.
     stop
         Set from outside to stop early.
     beside
@@ -99,7 +102,7 @@ def host_session(
             transport=transport,
         )
         progress.close()
-        if finished.outcome == "ended" or table is not None:  # a run cut short shows what it has
+        if finished.outcome == "ended" or results_if_stopped:
             write_results(
                 settings,
                 finished.state,

@@ -6,11 +6,13 @@ that pixels are read once, where they are used. A run begins anew each time.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import shutil
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -18,17 +20,22 @@ from rich.console import Console
 from reconstruct.io.errors import InputFileError
 from reconstruct.io.table import ParticleTable
 from schemas.topics import Topics
+from streamer.adapt import batches_from_table
+from streamer.attach import BATCH_PARTICLES, Following, follow_file
 from streamer.config import Settings
+from streamer.contrast import contrast_of_table, decide_sign
 from streamer.errors import ConfigurationError
 from streamer.host import host_session
+from streamer.microscope import play
+from streamer.microscope_sources import Batch
+from streamer.outbox import producer_name
 from streamer.parts import StopRequest
 from streamer.results import Usage
 from streamer.service import Finished, ensure_topics, open_bus, writable_folder
 from streamer.state import EngineFactory
 
-__all__ = ["begin_anew", "read_particles", "run_file"]
+__all__ = ["begin_anew", "read_particles", "run_file", "wait_or_stop"]
 
-_BATCH_PARTICLES = 500
 _JOIN_S = 10.0
 _numbers = itertools.count()
 
@@ -62,6 +69,7 @@ def run_file(
     *,
     console: Console,
     data_root: Path | None = None,
+    following: Following | None = None,
     factory: EngineFactory | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Finished:
@@ -71,6 +79,8 @@ def run_file(
     ----------
     settings
         The bus and the roots are replaced: everything stays in this process.
+    following
+        Follow the file while it grows, instead of reading it once.
     say
         Told, in words, what was noticed about the file.
 
@@ -80,21 +90,27 @@ def run_file(
         The file, its stacks or the output folder cannot be used.
     """
     usage = Usage()
-    table = read_particles(path, data_root=data_root)
     writable_folder(settings.out)
-    for note in table.notes:
-        say(note)
-    contrast = _contrast(table, say)
-    roots = tuple(sorted({Path(os.path.abspath(stack)).parent for stack in table.stacks}))
+    stop = StopRequest()
+    table: ParticleTable | None = None
+    batches: Iterable[Batch]
+    if following is None:
+        table = read_particles(path, data_root=data_root)
+        batches = _batches_once(settings, table, say)
+        roots = tuple(sorted({Path(os.path.abspath(stack)).parent for stack in table.stacks}))
+    else:
+        read = functools.partial(read_particles, data_root=data_root)
+        roots = (Path("/"),)  # the user's own file says where the stacks are
+        batches = follow_file(
+            path, following, read=read, wait=lambda s: wait_or_stop(stop, s), say=say
+        )
     settings = settings.model_copy(
         update={"bus": f"memory://run-{os.getpid()}-{next(_numbers)}", "roots": roots}
     )
     begin_anew(settings)
-    topics = Topics(settings.topics_prefix)
-    stop = StopRequest()
     with open_bus(settings) as transport:
-        ensure_topics(transport, topics)
-        feeder = _Feeder(settings, table, contrast=contrast, stop=stop)
+        ensure_topics(transport, Topics(settings.topics_prefix))
+        feeder = _Feeder(settings, batches, stop=stop)
         finished = host_session(
             settings,
             console=console,
@@ -102,6 +118,7 @@ def run_file(
             factory=factory,
             transport=transport,
             table=table,
+            results_if_stopped=True,
             stop=stop,
             beside=feeder.start,
         )
@@ -109,13 +126,30 @@ def run_file(
     return finished
 
 
-def _contrast(table: ParticleTable, say: Callable[[str], None]) -> str:
-    from streamer.contrast import contrast_of_table, decide_sign
-
+def _batches_once(
+    settings: Settings, table: ParticleTable, say: Callable[[str], None]
+) -> Iterator[Batch]:
+    for note in table.notes:
+        say(note)
     sign, words = decide_sign(contrast_of_table(table), table.contrast_sign)
     if words:
         say(words)
-    return "bright" if sign > 0 else "dark"
+    return batches_from_table(
+        table,
+        BATCH_PARTICLES,
+        session_id=settings.session,
+        producer=producer_name("run"),
+        payload="reference",
+        contrast="bright" if sign > 0 else "dark",
+    )
+
+
+def wait_or_stop(stop: StopRequest, seconds: float) -> bool:
+    """Wait in short turns, so that a stop is noticed."""
+    deadline_s = time.monotonic() + seconds
+    while not stop.requested and (left_s := deadline_s - time.monotonic()) > 0:
+        time.sleep(min(left_s, 0.2))
+    return stop.requested
 
 
 def begin_anew(settings: Settings) -> None:
@@ -126,14 +160,11 @@ def begin_anew(settings: Settings) -> None:
 
 
 class _Feeder:
-    """Puts the table on the bus from a thread of its own, with a connection of its own."""
+    """Puts batches on the bus from a thread of its own, with a connection of its own."""
 
-    def __init__(
-        self, settings: Settings, table: ParticleTable, *, contrast: str, stop: StopRequest
-    ) -> None:
+    def __init__(self, settings: Settings, batches: Iterable[Batch], *, stop: StopRequest) -> None:
         self._settings = settings
-        self._table = table
-        self._contrast = contrast
+        self._batches = batches
         self._stop = stop
         self._problem: InputFileError | None = None
         self._thread = threading.Thread(target=self._feed, name="feeder", daemon=True)
@@ -149,23 +180,11 @@ class _Feeder:
             raise self._problem
 
     def _feed(self) -> None:
-        from streamer.adapt import batches_from_table
-        from streamer.microscope import play
-        from streamer.outbox import producer_name
-
-        batches = batches_from_table(
-            self._table,
-            _BATCH_PARTICLES,
-            session_id=self._settings.session,
-            producer=producer_name("run"),
-            payload="reference",
-            contrast="bright" if self._contrast == "bright" else "dark",
-        )
         with open_bus(self._settings) as transport:
             try:
                 for _ in play(
                     transport,
-                    batches,
+                    self._batches,
                     session_id=self._settings.session,
                     topics=Topics(self._settings.topics_prefix),
                     end_session=True,
