@@ -1,0 +1,74 @@
+"""What the README and the guide tell a person to type is what the program understands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer
+
+from streamer import cli, cli_bus, cli_sources
+from streamer.config import load_settings
+from streamer.quarantine import REASONS
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENTS = ("README.md", "docs/guide.md", "deploy/README.md")
+REGISTERED = (cli_bus, cli_sources)  # importing them registers their commands
+
+
+def commands() -> list[tuple[str, str]]:
+    found = []
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"abinitio-live ([a-z][^`\n|#]*)", text):
+            found.append((name, " ".join(line.split("  #")[0].split())))
+    return found
+
+
+@pytest.mark.parametrize(("name", "line"), sorted(set(commands())))
+def test_every_command_shown_exists_with_its_flags(name: str, line: str) -> None:
+    root = typer.main.get_command(cli.app)
+    words = [word for word in shlex.split(line) if word != "…"]
+    command = root
+    while hasattr(command, "commands") and words and words[0] in command.commands:
+        command = command.commands[words.pop(0)]
+    if command is root:
+        assert not re.match(r"[a-z-]+$", words[0]) or words[0] in ("grid4",), line
+        return
+    known = {flag for parameter in command.params for flag in parameter.opts}
+    for word in words:
+        if word.startswith("--"):
+            assert word.split("=")[0] in known, f"{name}: {line}: {word}"
+
+
+def test_the_readme_lists_every_command() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    root = typer.main.get_command(cli.app)
+    for name, command in root.commands.items():
+        if not command.hidden:
+            assert f"abinitio-live {name}" in text, name
+
+
+def test_the_settings_file_in_the_guide_is_accepted(tmp_path: Path) -> None:
+    text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    path = tmp_path / "session.toml"
+    path.write_text(block)
+    settings = load_settings(path)
+    assert settings.session == tomllib.loads(block)["session"]
+    assert settings.engine.n_classes == 3
+
+
+def test_the_guide_explains_every_reason_of_quarantine() -> None:
+    text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    assert [reason for reason in REASONS if f"`{reason}`" not in text] == []
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for name in DOCUMENTS:
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\(([^)#:]+)\)", text):
+            assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
