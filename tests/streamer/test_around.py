@@ -1,0 +1,97 @@
+"""The lease, the crash notes, the requests from outside, and what a person sees."""
+
+from __future__ import annotations
+
+import io
+import itertools
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from schemas.control import ControlReply
+from streamer.control import ask
+from streamer.crashes import CrashNotes
+from streamer.errors import ConfigurationError, TwinError
+from streamer.lease import Lease
+from streamer.progress import LiveProgress, PlainProgress, progress_for
+from streamer.transports.base import TopicPartition
+from tests.streamer.bench import Bench
+
+_numbers = itertools.count()
+WHERE = TopicPartition("t", 0)
+
+
+def test_the_newer_lease_waits_for_the_older_to_leave(tmp_path: Path) -> None:
+    older = Lease(tmp_path, wait_s=0)
+    turns = 0
+
+    def older_notices(seconds: float) -> None:
+        nonlocal turns
+        turns += 1
+        with pytest.raises(TwinError):
+            older.check()
+        older.close()
+
+    with Lease(tmp_path, wait_s=60, pause=older_notices) as newer:
+        newer.check()
+    assert turns == 1
+
+
+def test_a_lease_that_is_never_given_up_is_an_error_with_a_remedy(tmp_path: Path) -> None:
+    with Lease(tmp_path, wait_s=0), pytest.raises(TwinError, match="its own --out"):
+        Lease(tmp_path, wait_s=0)
+
+
+def test_crashes_are_counted_per_record_and_forgotten_once_passed(tmp_path: Path) -> None:
+    path = tmp_path / "crashes.json"
+    for _ in range(2):
+        notes = CrashNotes(path)
+        notes.begin(WHERE, 7)  # and the process dies
+    notes = CrashNotes(path)
+    assert notes.crashes(WHERE, 7) == 2
+    assert notes.crashes(WHERE, 8) == 0
+    notes.begin(WHERE, 8)
+    notes.done()
+    notes.forget({WHERE: 8})
+    again = CrashNotes(path)
+    assert again.crashes(WHERE, 7) == 0
+    assert again.crashes(WHERE, 8) == 0
+
+
+def test_torn_crash_notes_do_not_stop_a_session(tmp_path: Path) -> None:
+    path = tmp_path / "crashes.json"
+    path.write_text('{"counts": {"t/0')
+    assert CrashNotes(path).crashes(WHERE, 0) == 0
+
+
+def test_asking_a_session_that_is_not_there_gives_up(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, f"memory://around-{next(_numbers)}")
+    assert (
+        ask(bench.transport, bench.topics, session_id="s", action="status", timeout_s=0.05) is None
+    )
+    with pytest.raises(ConfigurationError, match="no control action"):
+        ask(bench.transport, bench.topics, session_id="s", action="explode", timeout_s=0.05)
+    bench.control("end")
+    bench.run()
+    replies = [r for r in bench.read(bench.topics.control_replies) if isinstance(r, ControlReply)]
+    assert [reply.action for reply in replies] == ["status", "end"]
+    bench.close()
+
+
+def test_a_log_file_gets_plain_lines_and_a_terminal_a_panel(tmp_path: Path) -> None:
+    assert isinstance(progress_for(Console(file=io.StringIO())), PlainProgress)
+    screen = io.StringIO()
+    live = progress_for(Console(file=screen, force_terminal=True, width=100))
+    assert isinstance(live, LiveProgress)
+    bench = Bench(tmp_path, f"memory://around-{next(_numbers)}", {"engine.n_classes": 2})
+    bench.send_batches(0, 1, 2)
+    bench.send(b"rubbish")
+    bench.control("end")
+    bench.run(observer=live)
+    live.close()
+    bench.close()
+    assert "90 trained of 90 received" in screen.getvalue()
+    assert "class 2" in screen.getvalue()
+    assert "not measurable yet" in screen.getvalue()
+    assert "refused" in screen.getvalue()
