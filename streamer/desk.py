@@ -43,7 +43,7 @@ class Desk:
         self._save = save
         self.activity: Activity | None = None
 
-    def answer(self, *, wait_s: float = 0.0, persist: bool = True) -> None:
+    def answer(self, *, wait_s: float = 0.0) -> None:
         """Do what control requests ask, save what they changed, then reply."""
         parts, state = self._parts, self._state
         for record in parts.control.poll(100, wait_s):
@@ -66,7 +66,7 @@ class Desk:
                 )
                 continue
             outcome, detail = apply(request, state, ends=self._particle_ends)
-            if persist and request.action in _PERSIST:
+            if request.action in _PERSIST:
                 self._save()
             reply = ControlReply(
                 envelope=parts.outbox.envelope(ControlReply, reply_id(request.envelope.record_id)),

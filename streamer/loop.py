@@ -196,10 +196,10 @@ class Loop:
                 self._note(report)
                 parts.hook("replayed")
                 self._owe_snapshot()
-                # Not saved: after a crash the replay starts over and announces nothing twice.
-                self._publish()
+                self._publish_if_due()
+                self._save_if_due()  # the engine goes on with its replay from a checkpoint
                 parts.lease.check()
-                self._desk.answer(persist=False)
+                self._desk.answer()
                 if parts.stop.requested:
                     return
         state.finished = True
@@ -289,8 +289,6 @@ class Loop:
     def _leave(self) -> None:
         """Stop on request: the maps so far are saved and published."""
         state = self._state
-        if state.end_at is not None and self._desk.activity == "finishing":
-            return  # the checkpoint from before the replay is where to go on
         self._pending.clear()
         if state.step > state.last_snapshot_step:
             state.snapshot_due = "stop"

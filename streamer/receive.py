@@ -62,6 +62,13 @@ class Receiver:
 
     def _accept(self, record: Record, taken: Taken) -> None:
         parts, state = self._parts, self._state
+        if taken.particles is not None and state.engine is None:
+            try:
+                state.engine = parts.factory(parts.settings.engine, taken.geometry)
+            except ValueError as error:  # settings that this box and pixel size cannot honour
+                self.refuse(record, Refused("unusable_geometry", str(error), taken.record_id))
+                return
+            state.geometry = taken.geometry
         state.ledger.records += 1
         state.ledger.received += taken.received
         state.ledger.duplicate += taken.duplicates
@@ -77,10 +84,7 @@ class Receiver:
                 record_id=taken.record_id,
                 max_bytes=parts.settings.limits.dead_letter_bytes,
             )
-        if taken.particles is not None:
-            if state.engine is None:
-                state.geometry = taken.geometry
-                state.engine = parts.factory(parts.settings.engine, taken.geometry)
+        if taken.particles is not None and state.engine is not None:
             index = state.optics_index(taken.optics_groups)
             group = index[taken.roster_rows["optics_group"]]
             state.roster.extend({**taken.roster_rows, "optics_group": group})
@@ -94,6 +98,7 @@ class Receiver:
         parts = self._parts
         self._state.ledger.records += 1
         self._state.ledger.dead_lettered[refused.reason] += 1
+        self._state.last_refusal = refused.detail
         self._letters.append(
             letters.record_letter(
                 parts.outbox,

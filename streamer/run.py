@@ -123,6 +123,11 @@ def run_file(
             beside=feeder.start,
         )
         feeder.finish()
+    if finished.outcome == "ended" and finished.state.step == 0:
+        why = finished.state.last_refusal or "all were quarantined; see report.json"
+        raise ConfigurationError(
+            f"no particle of {path} could be used: {why}", "Correct the input or the setting named"
+        )
     return finished
 
 

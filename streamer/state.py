@@ -116,7 +116,7 @@ class SessionState:
     last_snapshot_step: int = 0
     last_snapshot_particles: int = 0
     assigned_rows: int = 0  # rows in the last published table of assignments
-    newest_acquired_at_ns: int | None = None
+    last_refusal: str = ""  # in words; of this process only
 
     def balance(self) -> Balance:
         """Close the books; see `streamer.ledger.balance`."""
@@ -150,7 +150,6 @@ _PLAIN = (
     "last_snapshot_step",
     "last_snapshot_particles",
     "assigned_rows",
-    "newest_acquired_at_ns",
 )
 
 
