@@ -42,10 +42,11 @@ from streamer.adapt import particles_from_table, rows_by_micrograph
 __all__ = ["Measured", "engine_child", "main", "measure", "relion_command", "relion_visits"]
 
 # What 3.1.3 does with its default choices (30 degrees, oversampled to 15, 29 offsets): a visit of
-# the initial stage costs about a third of a CPU-second on one thread, and one of the later stages,
-# where it refines the angles to 7.5 degrees by itself, 3 and more. Its default schedule of 90,000
-# visits is out of reach, so nearly all visits belong to the initial stage. 30 degrees is what its
-# first pass uses; 15 is what its log asks for at 35 A.
+# the initial stage costs about a third of a CPU-second on one thread; in the later stages it refines
+# the angles by itself, to 7.5 degrees at 32 A (1 to 3 CPU-seconds) and to 3.75 degrees at its final
+# 15 A (13 and more). Its default schedule of 90,000 visits is out of reach, so nearly all visits
+# belong to the initial stage, and the last ones stop at 30 A. The step of the initial stage is 30
+# degrees, as in its own first pass, or 15, which its log asks for at 35 A.
 INITIAL_ITERATIONS, BETWEEN_ITERATIONS, FINAL_ITERATIONS = 156, 3, 3
 INITIAL_SUBSET, FINAL_SUBSET = 50, 50
 RELION_SEARCH = {"relion-30": 1, "relion-15": 2}  # HEALPix order
@@ -89,7 +90,7 @@ def relion_command(output: Path, *, healpix_order: int, seed: int) -> list[str]:
         "--sgd_ini_subset": INITIAL_SUBSET,
         "--sgd_fin_subset": FINAL_SUBSET,
         "--sgd_ini_resol": 35,
-        "--sgd_fin_resol": 15,
+        "--sgd_fin_resol": 30,
         "--sgd_write_iter": 50,
         "--particle_diameter": MASK_DIAMETER_ANGSTROM,
         "--oversampling": 0,
@@ -143,7 +144,7 @@ def engine_child(star: Path, *, geometry: Geometry, seed: int, output: Path) -> 
     settings = EngineSettings(
         seed=seed,
         mask_diameter_angstrom=MASK_DIAMETER_ANGSTROM,
-        max_resolution_angstrom=15.0,  # as far as RELION's own last iterations go
+        max_resolution_angstrom=15.0,  # where RELION's default schedule would end
     )
     table = read_star(star)
     engine = Engine(settings, geometry)
