@@ -103,6 +103,7 @@ def _tell_end(console: Console, settings: Settings, finished: Finished) -> None:
         f"{books.received} received, {books.quarantined} quarantined, {books.duplicate} duplicate",
         markup=False,
         highlight=False,
+        soft_wrap=True,
     )
     if (settings.out / "report.json").exists():
         for name, what in (

@@ -80,6 +80,7 @@ class Loop:
             else:
                 self._poll()
             self._save_if_due()
+            self._tell_lag()
         if not state.finished:
             self._leave()
         parts.crashes.done()
@@ -113,7 +114,6 @@ class Loop:
             for where in self._parts.particles.partitions:  # past what holds no records
                 position = self._parts.particles.position(where.topic, where.partition)
                 self._state.positions[where] = position
-        self._tell_lag()
 
     def _cross_gap(self, error: OffsetOutOfRangeError) -> None:
         """Stop at a hole in the log, or step over it on request and count it."""
@@ -198,6 +198,7 @@ class Loop:
                 self._owe_snapshot()
                 self._publish_if_due()
                 self._save_if_due()  # the engine goes on with its replay from a checkpoint
+                self._tell_lag()
                 parts.lease.check()
                 self._desk.answer()
                 if parts.stop.requested:

@@ -154,6 +154,28 @@ def test_kill_9_at_random_moments_ends_with_the_same_bytes(tmp_path: Path) -> No
     assert announced(bus, "stormy") == announced(bus, "calm")
 
 
+def test_kill_9_of_the_real_engine_ends_with_the_same_bytes(tmp_path: Path) -> None:
+    bus = f"sqlite:///{tmp_path}/bus.db"
+    small = ("--set=engine.race_starts=2", "--set=engine.race_particles=200",
+             "--set=engine.max_resolution_angstrom=40")  # fmt: skip
+    for prefix in ("calm", "killed"):
+        record_particles(bus, prefix, "--box=32", "--pixel-size=8")
+    calm = run(*serve_arguments(bus, "calm", tmp_path / "calm", *small), fake=False)
+    assert calm.returncode == 0, calm.stderr
+    for step in ("step step=5 ", "step step=15 "):
+        arguments = serve_arguments(bus, "killed", tmp_path / "killed", *small)
+        with started(*arguments, fake=False) as process:
+            lines_until(process, step)
+            process.send_signal(signal.SIGKILL)
+            process.wait(30)
+    again = run(*serve_arguments(bus, "killed", tmp_path / "killed", *small), fake=False)
+    assert again.returncode == 0, again.stderr
+    assert maps(tmp_path / "killed") == maps(tmp_path / "calm")
+    stars = [(tmp_path / name / "particles.star").read_bytes() for name in ("calm", "killed")]
+    assert stars[0] == stars[1]
+    assert announced(bus, "killed") == announced(bus, "calm")
+
+
 def test_sigterm_saves_publishes_and_exits_0_within_the_budget(
     bus: str, prefix: str, tmp_path: Path
 ) -> None:
