@@ -115,9 +115,7 @@ def shell_index(radius: int) -> npt.NDArray[np.int32]:
     return np.floor(np.sqrt(squared) + 0.5).astype(np.int32)
 
 
-def sinc_squared(
-    size: int, extent: float, *, spacing: float = 1.0
-) -> npt.NDArray[np.float32]:
+def sinc_squared(size: int, extent: float, *, spacing: float = 1.0) -> npt.NDArray[np.float32]:
     """Separable real-space decay of trilinear interpolation in Fourier space.
 
     ``size`` samples ``spacing`` pixels apart, centred; ``extent`` is the edge in pixels of the
@@ -127,9 +125,7 @@ def sinc_squared(
     return (np.sinc(position / extent) ** 2).astype(np.float32)
 
 
-def soft_mask(
-    size: int, radius: float, edge: float, *, spacing: float = 1.0
-) -> Float32:
+def soft_mask(size: int, radius: float, edge: float, *, spacing: float = 1.0) -> Float32:
     """Spherical window (size, size, size): 1 inside ``radius``, cosine fall over ``edge`` pixels."""
     axis = (np.arange(size) - size // 2) * spacing
     distance = np.sqrt(

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from reconstruct import kernels_cpu
 from reconstruct.fourier import HalfPlane, image_spectra
 
-__all__ = ["circular_window", "normalise", "outside_spectrum"]
+__all__ = ["circular_window", "normalise", "outside_power", "smooth_spectrum"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -27,29 +28,27 @@ def circular_window(box: int, radius_pixels: float, edge_pixels: float) -> Float
 
 def normalise(images: npt.NDArray[np.floating], window: Float32) -> Float32:
     """Background mean 0 and standard deviation 1, measured where ``window`` is 0 (n, box, box)."""
-    values = images.astype(np.float32)
-    outside = window == 0
-    background = values[:, outside]
-    mean = background.mean(axis=1, dtype=np.float64)
-    deviation = background.std(axis=1, dtype=np.float64)
-    deviation = np.where(deviation > 0, deviation, 1.0)
-    values -= mean[:, None, None].astype(np.float32)
-    values /= deviation[:, None, None].astype(np.float32)
-    return values
+    values = np.ascontiguousarray(images, dtype=np.float32)
+    out = np.empty_like(values)
+    kernels_cpu.normalise_images(values, (window == 0).ravel(), out)
+    return out
 
 
-def outside_spectrum(images: Float32, window: Float32, plane: HalfPlane) -> npt.NDArray[np.float64]:
-    """Mean noise variance per shell (max_radius + 1,) of windowed images; [0] repeats [1].
+def outside_power(images: Float32, window: Float32, plane: HalfPlane) -> npt.NDArray[np.float64]:
+    """Noise power per image and shell (n, max_radius + 1) from the part outside the window.
 
-    The part outside the window is transformed and scaled to the window's energy; three shells are
-    averaged, since the outside part blurs the spectrum by about as much.
+    Scaled to the window's energy, as the variance of the real and of the imaginary part.
     """
     outside = 1.0 - window
     spectra = image_spectra(images * outside, plane)
     energy = float((window**2).sum() / (outside**2).sum())
-    power = np.square(np.abs(spectra)).mean(axis=0, dtype=np.float64)
-    variance = plane.per_shell_mean(power) * (0.5 * energy)
+    return plane.per_shell_mean(np.square(np.abs(spectra))) * (0.5 * energy)
+
+
+def smooth_spectrum(power: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Average each shell with its neighbours: the outside part blurs by about as much."""
+    variance = power.copy()
     variance[0] = variance[1]
     padded = np.concatenate([variance[:1], variance, variance[-1:]])
-    smooth: npt.NDArray[np.float64] = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
+    smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
     return np.maximum(smooth, 1e-12)

@@ -200,7 +200,7 @@ def _align_one_hand(
         points = np.einsum("mi,rij->rmj", samples, chunk).reshape(-1, 3) * oversampling
         v = _sample(map_cube, points).reshape(len(chunk), -1)
         norm = np.sqrt(np.sum(np.abs(v) ** 2, axis=1)) + 1e-30
-        scores = (np.concatenate([v.real, v.imag], axis=1).astype(np.float32) @ phase_planes)
+        scores = np.concatenate([v.real, v.imag], axis=1).astype(np.float32) @ phase_planes
         scores /= norm[:, None]
         j = np.argmax(scores, axis=1)
         candidates += [(float(scores[r, j[r]]), start + r, int(j[r])) for r in range(len(chunk))]
@@ -223,9 +223,7 @@ def _align_one_hand(
         turned = matrix_from_vector(found.x[None, :3] * step)[0] @ rotation
         return -float(found.fun), turned, shift + found.x[3:]
 
-    refined = [
-        refine(search_radius, rotations[r], shifts[s], 0.15) for _, r, s in candidates[:6]
-    ]
+    refined = [refine(search_radius, rotations[r], shifts[s], 0.15) for _, r, s in candidates[:6]]
     refined.sort(key=lambda item: -item[0])
     _, rotation, shift = refined[0]
     _, rotation, shift = refine(min(refine_radius, full_radius), rotation, shift, 0.05)

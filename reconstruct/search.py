@@ -19,7 +19,15 @@ from reconstruct import kernels_cpu
 from reconstruct.fourier import HalfPlane
 from reconstruct.rotations import child_offsets, grid_step, rotation_grid
 
-__all__ = ["Poses", "SearchPlan", "WeightedBatch", "make_plan", "search_poses", "weigh"]
+__all__ = [
+    "Poses",
+    "SearchPlan",
+    "WeightedBatch",
+    "local_start",
+    "make_plan",
+    "search_poses",
+    "weigh",
+]
 
 Float32 = npt.NDArray[np.float32]
 Complex64 = npt.NDArray[np.complex64]
@@ -49,10 +57,9 @@ class SearchPlan:
     shift_step_pixels: float
     level_radii: tuple[int, ...]  # one per subdivision; the last is the working radius
     keep: int = 40
-    share: float = 0.999
-    sharpness: tuple[float, ...] = (0.25, 0.25)  # inverse temperatures of the cuts: coarse, then
-    # level by level; the last repeats; the last level itself is cut at 1
-    final_share: float = 0.999
+    sharpness: tuple[float, ...] = (0.33, 0.7, 1.0)  # inverse temperatures of the cuts: coarse,
+    # then level by level; the last repeats; the last level itself is cut at 1
+    share: float = 0.99  # of the tempered posterior that a cut keeps
 
     @property
     def log_cells(self) -> float:
@@ -93,6 +100,8 @@ def make_plan(
     coarse_count: int = 4608,
     coarse_radius: int = 6,
     keep: int = 40,
+    sharpness: tuple[float, ...] = (0.33, 0.7, 1.0),
+    share: float = 0.99,
 ) -> SearchPlan:
     """Plan a search at ``radius`` shells: subdivide until a cell turns the edge by < 0.8 shells."""
     step = grid_step(coarse_count)
@@ -108,6 +117,8 @@ def make_plan(
         shift_step_pixels=spacing,
         level_radii=tuple(radii),
         keep=keep,
+        sharpness=sharpness,
+        share=share,
     )
 
 
@@ -187,7 +198,13 @@ def search_poses(
         **{
             name: getattr(poses, name)
             for name in (
-                "rotation", "rotation_id", "shift", "shift_id", "class_index", "score", "count",
+                "rotation",
+                "rotation_id",
+                "shift",
+                "shift_id",
+                "class_index",
+                "score",
+                "count",
             )
         },
         evidence=poses.evidence - log_cells,
@@ -238,7 +255,11 @@ def _prepare_coarse(
     slices = np.empty((k * r, 2, n), np.float32)
     for c in range(k):
         kernels_cpu.extract_slices(
-            cubes[c], rotations, plane.kx[:n], plane.ky[:n], np.float32(scale),
+            cubes[c],
+            rotations,
+            plane.kx[:n],
+            plane.ky[:n],
+            np.float32(scale),
             slices[c * r : (c + 1) * r],
         )
     half_power = 0.5 * (slices[:, 0] ** 2 + slices[:, 1] ** 2)
@@ -271,8 +292,15 @@ def _coarse_cells(part: WeightedBatch, coarse: _Coarse, plan: SearchPlan, classe
     value = np.zeros((b, plan.keep), np.float32)
     count = np.zeros(b, np.int32)
     kernels_cpu.select_cells(
-        scores, half_power, coarse.log_prior, plan.keep, plan.sharpness[0], plan.share,
-        index, value, count,
+        scores,
+        half_power,
+        coarse.log_prior,
+        plan.keep,
+        plan.sharpness[0],
+        plan.share,
+        index,
+        value,
+        count,
     )
     turn_id = index % r
     move_id = index // r
@@ -316,7 +344,7 @@ def _refine(
             cells.class_index, cells.count,
             plan.keep,
             1.0 if level == last else plan.sharpness[min(level + 1, len(plan.sharpness) - 1)],
-            plan.final_share if level == last else plan.share,
+            plan.share,
             target.rotation, target.rotation_id, target.shift, target.shift_id,
             target.class_index, target.score, target.count, target.evidence,
         )  # fmt: skip
@@ -336,5 +364,3 @@ def local_start(
     start.class_index[:, 0] = class_index
     start.count[:] = 1
     return start
-
-

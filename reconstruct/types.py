@@ -92,8 +92,11 @@ class EngineSettings:
     max_resolution_angstrom: float = 12.0
     initial_resolution_angstrom: float | None = None  # None: start at radius 5, as measured best
     mask_diameter_angstrom: float | None = None  # None: 0.85 of the box
-    max_shift_angstrom: float | None = None  # None: 7 % of the box
-    minibatch_initial: int = 100
+    max_shift_angstrom: float | None = None  # None: 1/16 of the box
+    race_starts: int = 4  # random starts that are raced on the first particles
+    race_particles: int = 1000
+    race_epochs: int = 3  # times the race presents them
+    minibatch_initial: int = 50
     minibatch_final: int = 300
     particles_to_use: int | None = None  # None: all
     replay_passes: int = 2
@@ -106,6 +109,9 @@ class EngineSettings:
             "n_classes": self.n_classes,
             "max_resolution_angstrom": self.max_resolution_angstrom,
             "minibatch_initial": self.minibatch_initial,
+            "race_starts": self.race_starts,
+            "race_particles": self.race_particles,
+            "race_epochs": self.race_epochs,
             "minibatch_final": self.minibatch_final,
         }
         for name, value in positive.items():

@@ -1,0 +1,486 @@
+"""The engine: particles in, one update at a time, maps and assignments out.
+
+It owns the order of things: preprocessing and storing on arrival, the race of random starts on
+the first particles, the pass over the stream, and replay at its end. Same settings and same
+particles in the same order give the same bits, however ``add`` calls are cut, because updates are
+made of fixed numbers of particles and everything random is keyed by (seed, start, update).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
+
+from reconstruct import kernels_cpu
+from reconstruct.ctf import electron_wavelength_angstrom
+from reconstruct.fourier import image_spectra, make_half_plane
+from reconstruct.learner import Learner, LearnResult, Start
+from reconstruct.noise import circular_window, normalise, outside_power, smooth_spectrum
+from reconstruct.schedule import Schedule, memory_window
+from reconstruct.search import WeightedBatch, weigh
+from reconstruct.snapshot import class_snapshot, honest_resolution
+from reconstruct.store import ParticleStore
+from reconstruct.types import (
+    Assignments,
+    EngineEvent,
+    EngineSettings,
+    Geometry,
+    Optics,
+    ParticleImages,
+    Phase,
+    Snapshot,
+    StepReport,
+)
+from reconstruct.update import MapGrid
+
+__all__ = ["Engine"]
+
+Rows = npt.NDArray[np.intp]
+Arrays = dict[str, npt.NDArray[np.generic]]
+
+OVERSAMPLING = 2.0
+NOISE_PARTICLES = 2000  # the noise spectra are the mean over this many first particles
+GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
+_BLAS = ThreadpoolController()
+
+
+class Engine:
+    """Online reconstruction of one session; see docs/architecture.md for the contract."""
+
+    def __init__(self, settings: EngineSettings, geometry: Geometry) -> None:
+        """Lay out the Fourier space of the session.
+
+        Raises
+        ------
+        ValueError
+            The box or the resolutions cannot be honoured.
+        """
+        self.settings = settings
+        self.geometry = geometry
+        box = geometry.box
+        finest = box // 2 - 3
+        self.max_radius = min(int(geometry.box_angstrom / settings.max_resolution_angstrom), finest)
+        if self.max_radius < 6:
+            raise ValueError(
+                f"max_resolution_angstrom {settings.max_resolution_angstrom} leaves "
+                f"{self.max_radius} shells in a box of {geometry.box_angstrom:.0f} A: ask for at "
+                f"most {geometry.box_angstrom / 6:.0f} A"
+            )
+        diameter = settings.mask_diameter_angstrom or 0.85 * geometry.box_angstrom
+        radius_pixels = min(0.5 * diameter / geometry.pixel_size_angstrom, box / 2 - 3)
+        shift = settings.max_shift_angstrom
+        self._max_shift_pixels = box / 16 if shift is None else shift / geometry.pixel_size_angstrom
+        self.plane = make_half_plane(box, self.max_radius)
+        self.grid = MapGrid(box, OVERSAMPLING, radius_pixels)
+        self._window = circular_window(box, min(radius_pixels, box / 2 - 5), 4.0)
+        start = settings.initial_resolution_angstrom
+        radius = 5 if start is None else max(3, round(geometry.box_angstrom / start))
+        self._schedule = Schedule(start_radius=radius)
+        self._store = ParticleStore(len(self.plane.kx))
+        self._optics: list[Optics] = []
+        self._noise_sum = np.zeros((0, self.max_radius + 1))
+        self._noise_count = np.zeros(0)
+        self._noise_rows = np.zeros((0, self.max_radius + 1))  # of particles not yet trained
+        self._learners = [self._new_learner(i) for i in range(settings.race_starts)]
+        self._racing = settings.race_starts > 1
+        self._trained = 0
+        self._presented = 0
+        self._step = 0
+        self._race_cursor = 0  # particles presented again by the race
+        self._replay_cursor = 0  # particles presented again after the stream's end
+        self._workers = ThreadPoolExecutor(max_workers=_usable_cores())
+
+    def _new_learner(self, number: int) -> Learner:
+        return Learner(
+            plane=self.plane,
+            grid=self.grid,
+            n_classes=self.settings.n_classes,
+            seed=(self.settings.seed, number),
+            max_shift_pixels=self._max_shift_pixels,
+            max_radius=self.max_radius,
+            schedule=self._schedule,
+        )
+
+    # ---- particles in
+
+    def add(self, particles: ParticleImages) -> None:
+        """Preprocess, store and queue checked particles; beyond ``particles_to_use`` none is used.
+
+        Raises
+        ------
+        ValueError
+            Images of another box than the session's.
+        """
+        if particles.images.shape[1:] != (self.geometry.box,) * 2:
+            raise ValueError(
+                f"images of {particles.images.shape[1:]} in a session with box {self.geometry.box}"
+            )
+        if not len(particles):
+            return
+        groups = np.array([self._group(optics) for optics in particles.optics], dtype=np.int32)
+        optics_group = groups[particles.optics_group]
+        images = normalise(particles.images, self._window)
+        spectra = image_spectra(images * self._window, self.plane)
+        wanted = max(0, NOISE_PARTICLES - self._store.count)
+        if wanted:
+            power = outside_power(images[:wanted], self._window, self.plane)
+            self._noise_rows = np.concatenate([self._noise_rows, power])
+        ctf = np.stack(
+            [
+                np.asarray(particles.defocus_u_angstrom, np.float64),
+                np.asarray(particles.defocus_v_angstrom, np.float64),
+                np.asarray(particles.defocus_angle_rad, np.float64),
+                np.asarray(particles.phase_shift_rad, np.float64),
+            ],
+            axis=1,
+        )
+        self._store.append(
+            {
+                "spectra": spectra,
+                "particle_ids": particles.particle_ids,
+                "optics_group": optics_group,
+                "ctf": ctf,
+            }
+        )
+
+    def _group(self, optics: Optics) -> int:
+        if optics not in self._optics:
+            self._optics.append(optics)
+            self._noise_sum = np.vstack([self._noise_sum, np.zeros((1, self.max_radius + 1))])
+            self._noise_count = np.append(self._noise_count, 0.0)
+        return self._optics.index(optics)
+
+    @property
+    def particles_stored(self) -> int:
+        """Particles in the store."""
+        return self._store.count
+
+    @property
+    def _usable(self) -> int:
+        limit = self.settings.particles_to_use
+        return self._store.count if limit is None else min(self._store.count, limit)
+
+    # ---- updates
+
+    @property
+    def ready(self) -> bool:
+        """Whether the next update has all its particles."""
+        if self._race_due:
+            return True
+        return self._usable - self._trained >= self._minibatch
+
+    @property
+    def _minibatch(self) -> int:
+        cold = self._racing or self._leader.presented < self._schedule.cold_presented
+        return self.settings.minibatch_initial if cold else self.settings.minibatch_final
+
+    @property
+    def _race_due(self) -> bool:
+        return self._racing and self._trained >= self.settings.race_particles
+
+    @property
+    def _leader(self) -> Learner:
+        return max(self._learners, key=lambda learner: learner.evidence)
+
+    def step(self) -> StepReport:
+        """One update; call it only while ``ready``."""
+        if self._race_due:
+            return self._race_again(self.settings.race_particles)
+        stop = min(self._trained + self._minibatch, self._usable)
+        return self._train_new(np.arange(self._trained, stop))
+
+    def finish(self) -> Iterator[StepReport]:
+        """End of the stream: the particles left over, the rest of the race, replay passes."""
+        while self._trained < self._usable:
+            yield self.step()
+        while self._racing and self._trained:
+            yield self._race_again(min(self.settings.race_particles, self._trained))
+        total = self._trained * self.settings.replay_passes
+        while self._replay_cursor < total:
+            yield self._replay()
+
+    def _train_new(self, rows: Rows) -> StepReport:
+        self._count_noise(rows)
+        self._trained += len(rows)
+        return self._update(rows, new=len(rows), cold=self._racing)
+
+    def _race_again(self, particles: int) -> StepReport:
+        """Present the race's particles again; decide it after the last epoch."""
+        size = self.settings.minibatch_initial
+        epoch, position = divmod(self._race_cursor, particles)
+        order = np.random.default_rng([self.settings.seed, 1, epoch]).permutation(particles)
+        rows = order[position : position + size]
+        self._race_cursor += len(rows)
+        report = self._update(rows, new=0, cold=True)
+        if self._race_cursor < particles * (self.settings.race_epochs - 1):
+            return report
+        return self._decide_race(report)
+
+    def _decide_race(self, report: StepReport) -> StepReport:
+        ranked = sorted((learner.evidence for learner in self._learners), reverse=True)
+        self._learners = [self._leader]
+        self._racing = False
+        event = EngineEvent(
+            kind="race",
+            message=(
+                f"Kept the best of {len(ranked)} random starts after {self._trained} particles: "
+                f"{ranked[0]:.1f} nats per particle, the next {ranked[1]:.1f}"
+            ),
+            values={"best": ranked[0], "second": ranked[1]},
+        )
+        return _with_events(report, (event,))
+
+    def _replay(self) -> StepReport:
+        size = self.settings.minibatch_final
+        index, position = divmod(self._replay_cursor, self._trained)
+        order = np.random.default_rng([self.settings.seed, 2, index]).permutation(self._trained)
+        rows = order[position : position + size]
+        self._replay_cursor += len(rows)
+        everywhere = index == 0 or (position // size) % GLOBAL_EVERY == 0
+        return self._update(rows, new=0, cold=False, local=not everywhere, replay_pass=index)
+
+    def _update(
+        self,
+        rows: Rows,
+        *,
+        new: int,
+        cold: bool,
+        local: bool = False,
+        replay_pass: int | None = None,
+    ) -> StepReport:
+        leader_before = self._leader
+        start = self._known_poses(rows) if local else None
+        result: LearnResult | None = None
+        evidence = 0.0
+        with _BLAS.limit(limits=1, user_api="blas"):
+            for learner in self._learners:
+                batch = self._weighted(rows, learner.insert_radius)
+                window = memory_window(
+                    self._trained, learner.presented, cold=cold, schedule=self._schedule
+                )
+                if replay_pass is not None:
+                    window = self._trained / (2.0 if replay_pass == 0 else 1.0)
+                found = learner.learn(
+                    batch,
+                    self._store.half[rows],
+                    window=window,
+                    cold=cold,
+                    workers=self._workers,
+                    start=start,
+                )
+                if learner is leader_before:
+                    result = found
+                    evidence = float(found.poses.evidence.mean())
+        assert result is not None
+        self._remember(rows, result)
+        self._presented += len(rows)
+        self._step += 1
+        return self._report(new, len(rows) - new, evidence, result)
+
+    def _weighted(self, rows: Rows, radius: int) -> WeightedBatch:
+        n = self.plane.count(radius)
+        group = np.asarray(self._store["optics_group"], dtype=np.intp)[rows]
+        wavelength = np.array([electron_wavelength_angstrom(o.voltage_kv) for o in self._optics])
+        spherical = np.array([o.spherical_aberration_mm * 1e7 for o in self._optics])
+        amplitude = np.array([o.amplitude_contrast for o in self._optics])
+        ctf = np.empty((len(rows), n), np.float32)
+        kernels_cpu.ctf_rows(
+            self.plane.kx[:n], self.plane.ky[:n], 1.0 / self.geometry.box_angstrom,
+            np.asarray(self._store["ctf"], dtype=np.float64)[rows],
+            wavelength[group], spherical[group], amplitude[group], ctf,
+        )  # fmt: skip
+        spectra = np.asarray(self._store["spectra"], dtype=np.complex64)[rows, :n]
+        variance = self._noise_variance()[:, self.plane.shell[:n]].astype(np.float32)
+        return weigh(spectra, ctf, variance[group])
+
+    def _count_noise(self, rows: Rows) -> None:
+        counted = int(self._noise_count.sum())
+        rows = rows[rows < NOISE_PARTICLES]
+        power, self._noise_rows = self._noise_rows[: len(rows)], self._noise_rows[len(rows) :]
+        groups = np.asarray(self._store["optics_group"], dtype=np.intp)[rows]
+        assert counted == (rows[0] if len(rows) else counted)
+        for group, one in zip(groups, power, strict=True):
+            self._noise_sum[group] += one
+            self._noise_count[group] += 1
+
+    def _noise_variance(self) -> npt.NDArray[np.float64]:
+        """Component variance per optics group and shell; a group not met yet gets the mean."""
+        total = self._noise_sum.sum(axis=0) / max(self._noise_count.sum(), 1.0)
+        seen = self._noise_count[:, None] > 0
+        mean = np.where(seen, self._noise_sum / np.maximum(self._noise_count, 1)[:, None], total)
+        return np.stack([smooth_spectrum(row) for row in mean])
+
+    def _known_poses(self, rows: Rows) -> Start:
+        return Start(
+            rotation=np.asarray(self._store["rotation"], np.float32)[rows],
+            shift=np.asarray(self._store["shift"], np.float32)[rows],
+            class_index=np.asarray(self._store["class_index"], np.int32)[rows],
+        )
+
+    def _remember(self, rows: Rows, result: LearnResult) -> None:
+        poses = result.poses
+        for name, values in {
+            "rotation": poses.rotation[:, 0],
+            "shift": poses.shift[:, 0],
+            "class_index": np.argmax(result.class_mass, axis=1),
+            "max_probability": result.weights[:, 0],
+            "evidence": poses.evidence,
+        }.items():
+            self._store[name][rows] = values
+        self._store["visits"][rows] += 1  # type: ignore[operator]
+
+    # ---- reports
+
+    @property
+    def phase(self) -> Phase:
+        """Where the schedule stands."""
+        if not self._trained:
+            return "waiting"
+        if self._racing:
+            return "initial"
+        return "intermediate" if self._leader.radius < self.max_radius else "final"
+
+    def _report(self, new: int, replayed: int, evidence: float, result: LearnResult) -> StepReport:
+        leader = self._leader
+        return StepReport(
+            step=self._step,
+            phase=self.phase,
+            new_particles=new,
+            replayed_particles=replayed,
+            particles_seen=self._trained,
+            particles_presented=self._presented,
+            temperature=1.0,
+            radius_shells=(leader.radius,) * self.settings.n_classes,
+            resolution_angstrom=self._resolutions(),
+            occupancy=tuple(float(share) for share in leader.class_share),
+            evidence_per_particle=evidence,
+            stage_seconds=result.stage_seconds,
+        )
+
+    def _resolutions(self) -> tuple[float | None, ...]:
+        if self._racing:
+            return (None,) * self.settings.n_classes
+        return tuple(honest_resolution(fsc, self.geometry.box_angstrom) for fsc in self._leader.fsc)
+
+    def snapshot(self) -> Snapshot:
+        """Every class's map and what is known about it now."""
+        leader = self._leader
+        resolutions = self._resolutions()
+        class_index = np.asarray(self._store["class_index"], np.int32)
+        rotations = np.asarray(self._store["rotation"], np.float32)
+        with _BLAS.limit(limits=1, user_api="blas"):
+            classes = tuple(
+                class_snapshot(
+                    leader,
+                    k,
+                    resolution_angstrom=resolutions[k],
+                    rotations=rotations[class_index == k].reshape(-1, 3, 3),
+                )
+                for k in range(self.settings.n_classes)
+            )
+        return Snapshot(
+            step=self._step,
+            phase=self.phase,
+            particles_seen=self._trained,
+            particles_presented=self._presented,
+            geometry=self.geometry,
+            classes=classes,
+        )
+
+    def assignments(self) -> Assignments:
+        """What is known about each particle, in order of arrival."""
+        return self._store.assignments(self.geometry.pixel_size_angstrom)
+
+    # ---- state
+
+    def dump(self) -> tuple[dict[str, Any], Arrays]:
+        """All state that changes; ``dump_store`` has the rest."""
+        meta: dict[str, Any] = {
+            "version": 1,
+            "trained": self._trained,
+            "presented": self._presented,
+            "step": self._step,
+            "racing": self._racing,
+            "race_cursor": self._race_cursor,
+            "replay_cursor": self._replay_cursor,
+            "optics": [
+                [o.voltage_kv, o.spherical_aberration_mm, o.amplitude_contrast]
+                for o in self._optics
+            ],
+            "learners": [],
+        }
+        arrays: Arrays = {
+            "noise_sum": self._noise_sum.copy(),
+            "noise_count": self._noise_count.copy(),
+            "noise_rows": self._noise_rows.copy(),
+        }
+        for name in ("rotation", "shift", "class_index", "max_probability", "evidence", "visits"):
+            arrays[f"store.{name}"] = self._store[name].copy()
+        for number, learner in enumerate(self._learners):
+            learner_meta, learner_arrays = learner.dump()
+            meta["learners"].append(learner_meta)
+            for name, array in learner_arrays.items():
+                arrays[f"learner{number}.{name}"] = array
+        return meta, arrays
+
+    def dump_store(self, start: int) -> Arrays:
+        """Immutable rows of the particle store from row ``start`` on."""
+        return self._store.immutable_rows(start)
+
+    @classmethod
+    def load(
+        cls,
+        settings: EngineSettings,
+        geometry: Geometry,
+        meta: Mapping[str, Any],
+        arrays: Mapping[str, npt.NDArray[Any]],
+        rows: Mapping[str, npt.NDArray[Any]],
+    ) -> Engine:
+        """Take up a session where ``dump`` left it.
+
+        Raises
+        ------
+        ValueError
+            The state is of another version.
+        """
+        if meta["version"] != 1:
+            raise ValueError(f"engine state of version {meta['version']}, this program reads 1")
+        engine = cls(settings, geometry)
+        for voltage, spherical, amplitude in meta["optics"]:
+            engine._group(Optics(voltage, spherical, amplitude))
+        engine._store.append(rows)
+        for name in ("rotation", "shift", "class_index", "max_probability", "evidence", "visits"):
+            engine._store[name][:] = arrays[f"store.{name}"]
+        engine._noise_sum = np.array(arrays["noise_sum"], np.float64)
+        engine._noise_count = np.array(arrays["noise_count"], np.float64)
+        engine._noise_rows = np.array(arrays["noise_rows"], np.float64)
+        engine._trained = int(meta["trained"])
+        engine._presented = int(meta["presented"])
+        engine._step = int(meta["step"])
+        engine._racing = bool(meta["racing"])
+        engine._race_cursor = int(meta["race_cursor"])
+        engine._replay_cursor = int(meta["replay_cursor"])
+        engine._learners = []
+        for number, learner_meta in enumerate(meta["learners"]):
+            learner = engine._new_learner(int(learner_meta["seed"][1]))
+            prefix = f"learner{number}."
+            learner.restore(
+                learner_meta,
+                {n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)},
+            )
+            engine._learners.append(learner)
+        return engine
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _with_events(report: StepReport, events: tuple[EngineEvent, ...]) -> StepReport:
+    return StepReport(**{**vars(report), "events": (*report.events, *events)})

@@ -1,0 +1,334 @@
+"""One reconstruction that learns: K class volumes, their half-set statistics and their schedule.
+
+A learner is fed minibatches of weighted particles. Each update scores them against the current
+volumes (so the evidence is held out for particles never seen before), adds them to the decayed
+statistics and makes the next volumes. Everything random is keyed by (seed, learner, step), so a
+learner is fully described by what ``dump`` returns.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reconstruct import kernels_cpu
+from reconstruct.fourier import HalfPlane
+from reconstruct.rotations import random_rotations
+from reconstruct.schedule import Schedule, ShellGrowth, grow_radius, search_cuts
+from reconstruct.search import (
+    Poses,
+    SearchPlan,
+    WeightedBatch,
+    local_start,
+    make_plan,
+    search_poses,
+)
+from reconstruct.update import (
+    MapGrid,
+    half_map_fsc,
+    quotient,
+    reference_cube,
+    symmetric_plane,
+)
+
+__all__ = ["LearnResult", "Learner", "Start"]
+
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+FSC_FRACTION = 0.9  # signal share assumed while the half maps are compared with each other
+FSC_EVERY = 3  # updates between half-map comparisons while the radius cannot grow anyway
+
+
+@dataclass(frozen=True)
+class Start:
+    """Poses that a local search starts from."""
+
+    rotation: Float32  # (b, 9)
+    shift: Float32  # (b, 2) pixels
+    class_index: npt.NDArray[np.int32]  # (b,)
+
+
+@dataclass(frozen=True)
+class LearnResult:
+    """What one update found out about its particles."""
+
+    poses: Poses
+    weights: Float32  # (b, keep) posterior weights
+    class_mass: Float32  # (b, K)
+    stage_seconds: dict[str, float]
+
+
+@dataclass
+class Learner:
+    """State of one reconstruction; ``learn`` advances it."""
+
+    plane: HalfPlane
+    grid: MapGrid
+    n_classes: int
+    seed: tuple[int, int]  # session seed, number of this start
+    max_shift_pixels: float
+    max_radius: int
+    schedule: Schedule
+    growth: ShellGrowth = field(default_factory=lambda: ShellGrowth(5, 0))
+    presented: float = 0.0
+    updates: int = 0
+    fsc: list[Float64] = field(default_factory=list)  # per class, (max_radius + 1,)
+    class_share: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) sums to 1
+    mass: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) particles remembered
+    evidence: float = 0.0  # running mean per particle, nats
+    statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 1, 3), np.float32))
+    cubes: Float32 | None = None
+
+    def __post_init__(self) -> None:
+        """Fill what depends on the number of classes."""
+        if not len(self.class_share):
+            self.class_share = np.full(self.n_classes, 1.0 / self.n_classes)
+            self.mass = np.zeros(self.n_classes)
+            self.fsc = [np.ones(self.max_radius + 1) for _ in range(self.n_classes)]
+            self.growth = ShellGrowth(min(self.schedule.start_radius, self.max_radius), 0)
+            self._reserve(self.insert_radius)
+
+    @property
+    def radius(self) -> int:
+        """Working radius in shells."""
+        return self.growth.radius
+
+    @property
+    def insert_radius(self) -> int:
+        """Radius in shells up to which particles enter the statistics."""
+        return min(self.radius + self.schedule.insert_beyond, self.max_radius)
+
+    def _rng(self) -> np.random.Generator:
+        return np.random.default_rng([*self.seed, self.updates])
+
+    def _reserve(self, radius: int) -> None:
+        """Make the statistics reach ``radius`` shells, keeping what they hold."""
+        reach = self.grid.reach(radius)
+        old = self.statistics
+        held = (old.shape[2] - 1) // 2
+        if held >= reach and old.shape[1] == self.n_classes:
+            return
+        g = 2 * reach + 1
+        grown = np.zeros((2, self.n_classes, g, g, reach + 2, 3), np.float32)
+        if old.shape[1] == self.n_classes:
+            a, b = reach - held, reach + held + 1
+            grown[:, :, a:b, a:b, : held + 2] = old
+        self.statistics = grown
+
+    def plan(self, *, cold: bool) -> SearchPlan:
+        """Search plan at the working radius."""
+        sharpness, share = search_cuts(cold=cold)
+        return make_plan(
+            self.radius,
+            box=self.plane.box,
+            max_shift_pixels=self.max_shift_pixels,
+            sharpness=sharpness,
+            share=share,
+        )
+
+    def learn(
+        self,
+        batch: WeightedBatch,
+        half: npt.NDArray[np.intp],
+        *,
+        window: float,
+        cold: bool,
+        workers: Executor,
+        start: Start | None = None,
+    ) -> LearnResult:
+        """One update: score the batch, learn from it, make the next volumes.
+
+        Parameters
+        ----------
+        batch
+            Particles up to at least ``plane.count(insert_radius)`` coefficients.
+        half
+            (b,) half-set of each particle, 0 or 1.
+        window
+            Particles that the statistics remember; ``inf`` forgets nothing.
+        cold
+            Search widely, because the map is still being found.
+        start
+            Known poses for a local search; None searches everywhere.
+        """
+        clock = time.perf_counter()
+        rng = self._rng()
+        poses = self._search(batch, rng, cold=cold, workers=workers, start=start)
+        weights = poses.weights()
+        mass = np.zeros((len(batch), self.n_classes), np.float32)
+        rows = np.repeat(np.arange(len(batch)), weights.shape[1])
+        np.add.at(mass, (rows, poses.class_index.ravel()), weights.ravel())
+        searched = time.perf_counter()
+        self._accumulate(batch, half, poses, weights, mass, window, workers)
+        inserted = time.perf_counter()
+        self.presented += len(batch)
+        self.updates += 1
+        if self.cubes is not None:
+            keep = np.exp(-len(batch) / 500.0)
+            mean = float(poses.evidence.mean())
+            self.evidence = keep * self.evidence + (1 - keep) * mean
+        self._renew()
+        done = time.perf_counter()
+        stages = {
+            "search": searched - clock,
+            "insert": inserted - searched,
+            "reconstruct": done - inserted,
+        }
+        return LearnResult(poses=poses, weights=weights, class_mass=mass, stage_seconds=stages)
+
+    def _search(
+        self,
+        batch: WeightedBatch,
+        rng: np.random.Generator,
+        *,
+        cold: bool,
+        workers: Executor,
+        start: Start | None,
+    ) -> Poses:
+        b = len(batch)
+        if self.cubes is None:  # nothing known: random poses and classes make the first volume
+            known = local_start(
+                random_rotations(rng, b).reshape(-1, 9).astype(np.float32),
+                np.zeros((b, 2), np.float32),
+                rng.integers(0, self.n_classes, b).astype(np.int32),
+                keep=1,
+            )
+            return known
+        plan = self.plan(cold=cold)
+        cells = None
+        if start is not None:
+            cells = local_start(start.rotation, start.shift, start.class_index, keep=plan.keep)
+        smoothed = (self.class_share + 0.02 / self.n_classes) / 1.02
+        return search_poses(
+            batch,
+            self.cubes,
+            self.plane,
+            plan,
+            scale=self.grid.scale,
+            log_class_weights=np.log(smoothed).astype(np.float32),
+            turn=random_rotations(rng, 1)[0],
+            workers=workers,
+            start=cells,
+        )
+
+    def _accumulate(
+        self,
+        batch: WeightedBatch,
+        half: npt.NDArray[np.intp],
+        poses: Poses,
+        weights: Float32,
+        mass: Float32,
+        window: float,
+        workers: Executor,
+    ) -> None:
+        received = mass.sum(axis=0, dtype=np.float64)  # (K,)
+        # A class forgets by what it receives, so a rare one keeps its particles for longer.
+        decay = np.exp(-received * self.n_classes / window).astype(np.float32)
+        for k in range(self.n_classes):
+            if decay[k] < 1:
+                self.statistics[:, k] *= decay[k]
+        self.mass = self.mass * decay + received
+        keep = np.exp(-len(batch) / min(window, 3000.0))
+        self.class_share = keep * self.class_share + (1 - keep) * received / len(batch)
+        n = self.plane.count(self.insert_radius)
+        kx, ky = self.plane.kx, self.plane.ky
+        ikx, iky = kx.astype(np.int32), ky.astype(np.int32)
+
+        def insert(h: int) -> None:
+            kernels_cpu.insert_particles(
+                self.statistics[h], np.flatnonzero(half == h), kx, ky, ikx, iky,
+                np.float32(self.grid.scale), float(self.plane.box),
+                batch.a_re, batch.a_im, batch.c2, n,
+                poses.rotation, poses.rotation_id, poses.shift, poses.class_index,
+                weights, poses.count,
+            )  # fmt: skip
+
+        for _ in workers.map(insert, (0, 1)):
+            pass
+
+    def _renew(self) -> None:
+        """Compare the half maps if it is time, grow the radius, make the next volumes."""
+        presented = self.presented
+        due = presented - self.growth.presented_at_growth >= self.schedule.grow_every
+        growing = due and self.radius < self.max_radius
+        if growing or self.updates % FSC_EVERY == 0:
+            self.fsc = [self.compare_halves(k) for k in range(self.n_classes)]
+        if growing:
+            best = np.max(self.fsc, axis=0)
+            self.growth = grow_radius(
+                self.growth, best, presented, schedule=self.schedule, max_radius=self.max_radius
+            )
+            self._reserve(self.insert_radius)
+        self._make_cubes()
+
+    def _make_cubes(self) -> None:
+        self.cubes = np.stack(
+            [
+                reference_cube(self.map_spectrum(k, self.fsc[k], radius=self.radius), self.grid)
+                for k in range(self.n_classes)
+            ]
+        )
+
+    def compare_halves(self, k: int) -> Float64:
+        """Half-map FSC of class ``k``, (max_radius + 1,), 0 beyond what particles entered."""
+        radius = self.insert_radius
+        reach = self.grid.reach(radius)
+        fraction = np.full(radius + 1, FSC_FRACTION)
+        first, second = (
+            quotient(symmetric_plane(self.statistics[h, k], reach), self.grid, radius, fraction)
+            for h in (0, 1)
+        )
+        fsc = np.zeros(self.max_radius + 1)
+        fsc[: radius + 1] = half_map_fsc(first, second, self.grid, radius)
+        return fsc
+
+    def map_spectrum(
+        self, k: int, fsc: Float64, *, radius: int, halves: tuple[int, ...] = (0, 1)
+    ) -> npt.NDArray[np.complex64]:
+        """Wiener-filtered map of class ``k`` as a centred half cube, from one half or both."""
+        crop = symmetric_plane(
+            sum((self.statistics[h, k] for h in halves[1:]), self.statistics[halves[0], k]),
+            self.grid.reach(radius),
+        )
+        clipped = np.clip(fsc, 0.02, 0.999)
+        fraction = 2 * clipped / (1 + clipped) if len(halves) == 2 else clipped
+        return quotient(crop, self.grid, radius, fraction)
+
+    def dump(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.generic]]]:
+        """Everything that changes: a JSON-able dict and arrays."""
+        meta = {
+            "seed": list(self.seed),
+            "radius": self.radius,
+            "presented_at_growth": self.growth.presented_at_growth,
+            "presented": self.presented,
+            "updates": self.updates,
+            "evidence": self.evidence,
+            "started": self.cubes is not None,
+        }
+        arrays: dict[str, npt.NDArray[np.generic]] = {
+            "statistics": self.statistics,
+            "class_share": self.class_share,
+            "mass": self.mass,
+            "fsc": np.stack(self.fsc),
+        }
+        return meta, arrays
+
+    def restore(self, meta: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
+        """Take over a state that ``dump`` returned."""
+        self.growth = ShellGrowth(int(meta["radius"]), float(meta["presented_at_growth"]))
+        self.presented = float(meta["presented"])
+        self.updates = int(meta["updates"])
+        self.evidence = float(meta["evidence"])
+        self.statistics = np.ascontiguousarray(arrays["statistics"], dtype=np.float32)
+        self.class_share = np.asarray(arrays["class_share"], dtype=np.float64).copy()
+        self.mass = np.asarray(arrays["mass"], dtype=np.float64).copy()
+        self.fsc = [np.array(row, dtype=np.float64) for row in arrays["fsc"]]
+        self.cubes = None
+        if meta["started"]:
+            self._make_cubes()

@@ -1,0 +1,67 @@
+"""What a learner's class looks like from outside: its map, half maps, resolution and views."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from reconstruct.euler import euler_from_matrix
+from reconstruct.learner import Learner
+from reconstruct.quality import resolution_at
+from reconstruct.types import ClassSnapshot
+from reconstruct.update import box_volume
+
+__all__ = ["class_snapshot", "honest_resolution", "view_histogram"]
+
+VIEW_BINS = (18, 36)  # tilt 0..pi, rot -pi..pi
+
+
+def honest_resolution(
+    fsc: npt.NDArray[np.floating], box_angstrom: float, threshold: float = 0.5
+) -> float | None:
+    """Half-map resolution at FSC 0.5; None while the halves agree nowhere.
+
+    The halves share the reference that they are scored against, so 0.143 would flatter the map:
+    benchmarks/ has the calibration against truth.
+    """
+    if float(fsc[1]) < threshold:
+        return None
+    return resolution_at(fsc, box_angstrom, threshold)
+
+
+def view_histogram(rotations: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Counts of view directions over tilt x rot, ``VIEW_BINS``."""
+    if not len(rotations):
+        return np.zeros(VIEW_BINS)
+    rot, tilt, _ = np.moveaxis(euler_from_matrix(rotations), -1, 0)
+    counts, _, _ = np.histogram2d(tilt, rot, bins=VIEW_BINS, range=[[0, np.pi], [-np.pi, np.pi]])
+    return counts
+
+
+def class_snapshot(
+    learner: Learner,
+    k: int,
+    *,
+    resolution_angstrom: float | None,
+    rotations: npt.NDArray[np.floating],
+) -> ClassSnapshot:
+    """Map, half maps and numbers of class ``k``; ``rotations`` (m, 3, 3) of its particles."""
+    radius = learner.insert_radius
+    grid = learner.grid
+    fsc = learner.compare_halves(k)
+
+    def volume(halves: tuple[int, ...], *, windowed: bool) -> npt.NDArray[np.float32]:
+        spectrum = learner.map_spectrum(k, fsc, radius=radius, halves=halves)
+        return box_volume(spectrum, grid, windowed=windowed)
+
+    return ClassSnapshot(
+        volume=volume((0, 1), windowed=True),
+        half1=volume((0,), windowed=False),
+        half2=volume((1,), windowed=False),
+        fsc=fsc,
+        resolution_angstrom=resolution_angstrom,
+        particles=len(rotations),
+        occupancy=float(learner.class_share[k]),
+        effective_particles=float(learner.mass[k]),
+        view_histogram=view_histogram(rotations),
+    )
