@@ -218,6 +218,10 @@ class Engine:
         rows = order[position : position + size]
         self._race_cursor += len(rows)
         report = self._update(rows, new=0, cold=True)
+        if self._race_cursor == particles and len(self._learners) > 2:
+            # after the second epoch the ranking is good: halve the field (after one it is not)
+            ranking = sorted(self._learners, key=lambda learner: -learner.evidence)
+            self._learners = ranking[: (len(ranking) + 1) // 2]
         if self._race_cursor < particles * (self.settings.race_epochs - 1):
             return report
         return self._decide_race(report)
@@ -229,7 +233,7 @@ class Engine:
         event = EngineEvent(
             kind="race",
             message=(
-                f"Kept the best of {len(ranked)} random starts after {self._trained} particles: "
+                f"Kept the best of {self.settings.race_starts} random starts after {self._trained} particles: "
                 f"{ranked[0]:.1f} nats per particle, the next {ranked[1]:.1f}"
             ),
             values={"best": ranked[0], "second": ranked[1]},
