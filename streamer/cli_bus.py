@@ -46,7 +46,8 @@ def subscribe(
     from schemas.topics import Topics
     from streamer import subscribe as subscriber
     from streamer.parts import StopRequest
-    from streamer.service import ensure_topics, open_bus, stop_on_signals, writable_folder
+    from streamer.service import ensure_topics, open_bus, writable_folder
+    from streamer.signals import stop_on_signals
 
     settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
     console, _ = consoles()

@@ -49,7 +49,8 @@ def _microscope(
     from streamer.microscope_sources import Batch
     from streamer.parts import StopRequest
     from streamer.run import read_particles, wait_or_stop
-    from streamer.service import open_bus, stop_on_signals
+    from streamer.service import open_bus
+    from streamer.signals import stop_on_signals
 
     settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
     console, _ = consoles()
@@ -135,7 +136,8 @@ def attach(
     from streamer.microscope import play
     from streamer.parts import StopRequest
     from streamer.run import read_particles, wait_or_stop
-    from streamer.service import open_bus, stop_on_signals
+    from streamer.service import open_bus
+    from streamer.signals import stop_on_signals
 
     if program not in ("relion", "cryosparc"):
         raise ConfigurationError(f"cannot attach to {program!r}", "Use relion or cryosparc")

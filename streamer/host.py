@@ -17,7 +17,8 @@ from streamer.parts import StopRequest
 from streamer.progress import progress_for
 from streamer.quarantine import REASONS
 from streamer.results import ReportKeeper, Usage, write_results
-from streamer.service import Finished, run_session, stop_on_signals
+from streamer.service import Finished, run_session
+from streamer.signals import stop_on_signals
 from streamer.state import EngineFactory
 from streamer.transports.base import Transport
 

@@ -1,4 +1,4 @@
-"""Put a session together from its settings, run it to its end, and stop it in time.
+"""Put a session together from its settings and run it to its end.
 
 What is wrong with the settings, the folders or the bus is found here, before the first particle,
 and said in one line.
@@ -6,16 +6,11 @@ and said in one line.
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from schemas.topics import Topics
 from streamer.checkpoint import Checkpoint, CheckpointStore
@@ -38,11 +33,8 @@ __all__ = [
     "ensure_topics",
     "open_bus",
     "run_session",
-    "stop_on_signals",
     "writable_folder",
 ]
-
-FORCED_EXIT = 75  # EX_TEMPFAIL: the last checkpoint is whole, start again
 
 
 @dataclass(frozen=True)
@@ -192,34 +184,3 @@ def _state(
             "Restore them to go on, or begin a new session with another --session and --out",
         )
     return from_checkpoint(checkpoint, factory, settings.engine, recent_limit=limit)
-
-
-@contextmanager
-def stop_on_signals(stop: StopRequest, *, budget_s: float) -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into a request to stop.
-
-    The first asks: the loop finishes its step, saves, publishes and ends. The second, or the end of
-    the budget, forces the process out at once; the last checkpoint is whole.
-    """
-
-    def force(why: str) -> None:
-        print(f"stopped at once: {why}; the last checkpoint is whole", file=sys.stderr, flush=True)
-        os._exit(FORCED_EXIT)
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        del frame
-        name = signal.Signals(number).name
-        if stop.requested:
-            force(f"second {name}")
-        stop.requested = True
-        timer.start()
-
-    timer = threading.Timer(budget_s, force, [f"no clean end within {budget_s:.0f} s"])
-    timer.daemon = True
-    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield
-    finally:
-        timer.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -79,7 +79,8 @@ def test_run_begins_anew_and_gives_the_same_bits(star: Path, tmp_path: Path, sum
 
 
 def test_plain_lines_are_one_per_step(star: Path, tmp_path: Path, sums: None) -> None:
-    done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--passes=0")
+    done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--passes=0",
+                  "--set=engine.minibatch_initial=100")  # fmt: skip
     steps = re.findall(r"^step step=(\d+) phase=\w+ particles=\d+", done.stdout, re.MULTILINE)
     assert steps == ["1", "2", "3"]
 
