@@ -43,10 +43,10 @@ __all__ = ["Measured", "engine_child", "main", "measure", "relion_command", "rel
 
 # What 3.1.3 does with its default choices (30 degrees, oversampled to 15, 29 offsets): a visit of
 # the initial stage costs about a third of a CPU-second on one thread; in the later stages it
-# refines the angles by itself, to 7.5 degrees at 32 A (1 to 3 CPU-seconds) and to 3.75 degrees at its final
-# 15 A (13 and more). Its default schedule of 90,000 visits is out of reach, so nearly all visits
-# belong to the initial stage, and the last ones stop at 30 A. The step of the initial stage is 30
-# degrees, as in its own first pass, or 15, which its log asks for at 35 A.
+# refines the angles by itself, to 7.5 degrees at 32 A (1 to 3 CPU-seconds) and to 3.75 degrees at
+# its final 15 A (13 and more). Its default schedule of 90,000 visits is out of reach, so nearly all
+# visits belong to the initial stage, and the last ones stop at 30 A. The step of the initial stage
+# is 30 degrees, as in its own first pass, or 15, which its log asks for at 35 A.
 INITIAL_ITERATIONS, BETWEEN_ITERATIONS, FINAL_ITERATIONS = 156, 3, 3
 INITIAL_SUBSET, FINAL_SUBSET = 50, 50
 RELION_SEARCH = {"relion-30": 1, "relion-15": 2}  # HEALPix order
