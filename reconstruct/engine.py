@@ -229,6 +229,7 @@ class Engine:
     def _decide_race(self, report: StepReport) -> StepReport:
         ranked = sorted((learner.evidence for learner in self._learners), reverse=True)
         self._learners = [self._leader]
+        self._learners[0].split = True
         self._racing = False
         event = EngineEvent(
             kind="race",

@@ -26,11 +26,13 @@ from reconstruct.search import (
     WeightedBatch,
     local_start,
     make_plan,
+    merge_poses,
     search_poses,
 )
 from reconstruct.update import (
     MapGrid,
     half_map_fsc,
+    join_low_frequencies,
     quotient,
     reference_cube,
     symmetric_plane,
@@ -40,6 +42,7 @@ __all__ = ["LearnResult", "Learner", "Start"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
 
 FSC_FRACTION = 0.9  # signal share assumed while the half maps are compared with each other
 FSC_EVERY = 3  # updates between half-map comparisons while the radius cannot grow anyway
@@ -83,7 +86,8 @@ class Learner:
     mass: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) particles remembered
     evidence: float = 0.0  # running mean per particle, nats
     statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 1, 3), np.float32))
-    cubes: Float32 | None = None
+    cubes: tuple[Float32, Float32] | None = None  # what each half-set is scored against
+    split: bool = False  # whether the half-sets have references of their own
 
     def __post_init__(self) -> None:
         """Fill what depends on the number of classes."""
@@ -159,7 +163,7 @@ class Learner:
         """
         clock = time.perf_counter()
         rng = self._rng()
-        poses = self._search(batch, rng, cold=cold, workers=workers, start=start)
+        poses = self._search(batch, half, rng, cold=cold, workers=workers, start=start)
         weights = poses.weights()
         mass = np.zeros((len(batch), self.n_classes), np.float32)
         rows = np.repeat(np.arange(len(batch)), weights.shape[1])
@@ -185,6 +189,7 @@ class Learner:
     def _search(
         self,
         batch: WeightedBatch,
+        half: npt.NDArray[np.intp],
         rng: np.random.Generator,
         *,
         cold: bool,
@@ -201,21 +206,31 @@ class Learner:
             )
             return known
         plan = self.plan(cold=cold)
-        cells = None
-        if start is not None:
-            cells = local_start(start.rotation, start.shift, start.class_index, keep=plan.keep)
         smoothed = (self.class_share + 0.02 / self.n_classes) / 1.02
-        return search_poses(
-            batch,
-            self.cubes,
-            self.plane,
-            plan,
-            scale=self.grid.scale,
-            log_class_weights=np.log(smoothed).astype(np.float32),
-            turn=random_rotations(rng, 1)[0],
-            workers=workers,
-            start=cells,
-        )
+        turn = random_rotations(rng, 1)[0]
+
+        def search(part: WeightedBatch, cubes: Float32, rows: slice | Indices) -> Poses:
+            cells = None
+            if start is not None:
+                known = (start.rotation[rows], start.shift[rows], start.class_index[rows])
+                cells = local_start(*known, keep=plan.keep)
+            return search_poses(
+                part,
+                cubes,
+                self.plane,
+                plan,
+                scale=self.grid.scale,
+                log_class_weights=np.log(smoothed).astype(np.float32),
+                turn=turn,
+                workers=workers,
+                start=cells,
+            )
+
+        if not self.split:
+            return search(batch, self.cubes[0], slice(None))
+        members = [np.flatnonzero(half == h) for h in (0, 1)]
+        found = [search(batch.rows(rows), self.cubes[h], rows) for h, rows in enumerate(members)]
+        return merge_poses(found, members)
 
     def _accumulate(
         self,
@@ -268,12 +283,27 @@ class Learner:
         self._make_cubes()
 
     def _make_cubes(self) -> None:
-        self.cubes = np.stack(
-            [
-                reference_cube(self.map_spectrum(k, self.fsc[k], radius=self.radius), self.grid)
-                for k in range(self.n_classes)
-            ]
-        )
+        def references(halves: tuple[int, ...]) -> Float32:
+            return np.stack(
+                [
+                    reference_cube(self._reference(k, halves), self.grid)
+                    for k in range(self.n_classes)
+                ]
+            )
+
+        if self.split:
+            self.cubes = (references((0,)), references((1,)))
+        else:
+            both = references((0, 1))
+            self.cubes = (both, both)
+
+    def _reference(self, k: int, halves: tuple[int, ...]) -> npt.NDArray[np.complex64]:
+        """Map that particles are scored against: of one half-set, joined at low resolution."""
+        own = self.map_spectrum(k, self.fsc[k], radius=self.radius, halves=halves)
+        if len(halves) == 2:
+            return own
+        both = self.map_spectrum(k, self.fsc[k], radius=self.radius)
+        return join_low_frequencies(own, both, self.grid, self.schedule.join_radius)
 
     def compare_halves(self, k: int) -> Float64:
         """Half-map FSC of class ``k``, (max_radius + 1,), 0 beyond what particles entered."""
@@ -310,6 +340,7 @@ class Learner:
             "updates": self.updates,
             "evidence": self.evidence,
             "started": self.cubes is not None,
+            "split": self.split,
         }
         arrays: dict[str, npt.NDArray[np.generic]] = {
             "statistics": self.statistics,
@@ -329,6 +360,7 @@ class Learner:
         self.class_share = np.asarray(arrays["class_share"], dtype=np.float64).copy()
         self.mass = np.asarray(arrays["mass"], dtype=np.float64).copy()
         self.fsc = [np.array(row, dtype=np.float64) for row in arrays["fsc"]]
+        self.split = bool(meta["split"])
         self.cubes = None
         if meta["started"]:
             self._make_cubes()

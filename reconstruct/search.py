@@ -10,7 +10,7 @@ from __future__ import annotations
 
 
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +25,7 @@ __all__ = [
     "WeightedBatch",
     "local_start",
     "make_plan",
+    "merge_poses",
     "search_poses",
     "weigh",
 ]
@@ -32,6 +33,16 @@ __all__ = [
 Float32 = npt.NDArray[np.float32]
 Complex64 = npt.NDArray[np.complex64]
 
+_COLUMNS = (
+    "rotation",
+    "rotation_id",
+    "shift",
+    "shift_id",
+    "class_index",
+    "score",
+    "count",
+    "evidence",
+)
 CHUNK = 24  # particles a worker takes at a time: their coarse scores stay in its cache
 
 
@@ -45,6 +56,10 @@ class WeightedBatch:
 
     def __len__(self) -> int:
         return len(self.c2)
+
+    def rows(self, rows: npt.NDArray[np.intp]) -> WeightedBatch:
+        """The particles ``rows``."""
+        return WeightedBatch(self.a_re[rows], self.a_im[rows], self.c2[rows])
 
 
 @dataclass(frozen=True)
@@ -90,6 +105,15 @@ class Poses:
         shifted = np.where(valid, self.score - self.score[:, :1], -np.inf)
         weights = np.exp(shifted)
         return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def merge_poses(parts: list[Poses], members: list[npt.NDArray[np.intp]]) -> Poses:
+    """Put the poses of disjoint parts of a batch back into the batch's order."""
+    merged = _empty(sum(len(rows) for rows in members), parts[0].score.shape[1])
+    for part, rows in zip(parts, members, strict=True):
+        for name in _COLUMNS:
+            getattr(merged, name)[rows] = getattr(part, name)
+    return replace(merged, levels=parts[0].levels)
 
 
 def make_plan(

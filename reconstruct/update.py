@@ -21,6 +21,7 @@ __all__ = [
     "MapGrid",
     "box_volume",
     "half_map_fsc",
+    "join_low_frequencies",
     "quotient",
     "reference_cube",
     "shell_means",
@@ -184,6 +185,12 @@ def half_map_fsc(
     fsc = np.divide(cross, np.sqrt(power), out=np.zeros_like(cross), where=power > 0)
     fsc[0] = 1.0
     return fsc[: radius + 1]
+
+
+def join_low_frequencies(own: Complex64, both: Complex64, grid: MapGrid, radius: int) -> Complex64:
+    """``own`` with the shells up to ``radius`` taken from ``both``: keeps half maps in register."""
+    shells, _ = _shells(own.shape[2] - 1, grid.scale)
+    return np.where(shells <= radius, both, own)
 
 
 def box_volume(half: Complex64, grid: MapGrid, *, windowed: bool) -> Float32:
