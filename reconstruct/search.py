@@ -8,14 +8,16 @@ grid is not in the likelihood; the last level is the posterior itself.
 
 from __future__ import annotations
 
-
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct import kernels_cpu
+from reconstruct.backend import Backend, cpu_backend
 from reconstruct.fourier import HalfPlane
 from reconstruct.rotations import child_offsets, grid_step, rotation_grid
 
@@ -23,6 +25,7 @@ __all__ = [
     "Poses",
     "SearchPlan",
     "WeightedBatch",
+    "coarse_bytes_per_particle",
     "local_start",
     "make_plan",
     "merge_poses",
@@ -43,7 +46,6 @@ _COLUMNS = (
     "count",
     "evidence",
 )
-CHUNK = 24  # particles a worker takes at a time: their coarse scores stay in its cache
 
 
 @dataclass(frozen=True)
@@ -99,17 +101,24 @@ class Poses:
     evidence: Float32  # (b,) log mean exp over poses and classes
     levels: int = 0  # subdivisions behind the cells
 
-    def weights(self) -> Float32:
+    def weights(self, xp: Any = np) -> Float32:
         """Posterior weights (b, keep): non-zero for valid cells, rows sum to 1."""
-        valid = np.arange(self.score.shape[1])[None, :] < self.count[:, None]
-        shifted = np.where(valid, self.score - self.score[:, :1], -np.inf)
-        weights = np.exp(shifted)
-        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+        valid = xp.arange(self.score.shape[1])[None, :] < self.count[:, None]
+        shifted = xp.where(valid, self.score - self.score[:, :1], -np.inf)
+        weights = xp.exp(shifted)
+        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)  # type: ignore[no-any-return]
+
+    def moved(self, convert: Callable[[Any], Any], *, keep: int | None = None) -> Poses:
+        """The first ``keep`` cells of each row, every array through ``convert``."""
+        columns = {name: getattr(self, name) for name in _COLUMNS}
+        if keep is not None:
+            columns = {n: a[:, :keep] if a.ndim > 1 else a for n, a in columns.items()}
+        return Poses(**{n: convert(a) for n, a in columns.items()}, levels=self.levels)
 
 
-def merge_poses(parts: list[Poses], members: list[npt.NDArray[np.intp]]) -> Poses:
+def merge_poses(parts: list[Poses], members: list[npt.NDArray[np.intp]], *, xp: Any = np) -> Poses:
     """Put the poses of disjoint parts of a batch back into the batch's order."""
-    merged = _empty(sum(len(rows) for rows in members), parts[0].score.shape[1])
+    merged = _empty(sum(len(rows) for rows in members), parts[0].score.shape[1], xp)
     for part, rows in zip(parts, members, strict=True):
         for name in _COLUMNS:
             getattr(merged, name)[rows] = getattr(part, name)
@@ -182,6 +191,7 @@ def search_poses(
     workers: Executor,
     start: Poses | None = None,
     base: npt.NDArray[np.float64] | None = None,
+    backend: Backend | None = None,
 ) -> Poses:
     """Posterior over classes, rotations and shifts of every particle.
 
@@ -198,68 +208,59 @@ def search_poses(
         Cells to start from instead of the coarse pass (a local search).
     base
         Coarse rotations to use instead of the full grid (an asymmetric unit).
+    backend
+        Where ``batch``, ``cubes``, ``plane.kx``, ``plane.ky`` and ``start`` are, and the result
+        will be; the CPU when omitted.
     """
+    backend = backend or cpu_backend()
     b, keep = len(batch), plan.keep
-    poses = _empty(b, keep)
-    coarse = None
+    poses = _empty(b, keep, backend.xp)
+    coarse, bytes_per_row = None, 1
+    log_prior = backend.asarray(log_class_weights, np.float32)
     if start is None:
-        coarse = _prepare_coarse(cubes, plane, plan, scale, log_class_weights, turn, base)
-    chunks = [slice(i, min(i + CHUNK, b)) for i in range(0, b, CHUNK)]
+        coarse = _prepare_coarse(cubes, plane, plan, scale, log_prior, turn, base, backend)
+        bytes_per_row = coarse_bytes_per_particle(plan, classes=len(cubes), coefficients=coarse.n)
 
     def work(rows: slice) -> None:
         part = WeightedBatch(batch.a_re[rows], batch.a_im[rows], batch.c2[rows])
         if coarse is not None:
-            cells = _coarse_cells(part, coarse, plan, len(cubes))
+            cells = _coarse_cells(part, coarse, plan, len(cubes), backend)
         else:
             assert start is not None
             cells = _rows(start, rows)
-        _refine(part, cells, cubes, plane, plan, scale, log_class_weights, _rows(poses, rows))
+        _refine(part, cells, cubes, plane, plan, scale, log_prior, _rows(poses, rows), backend)
 
-    for _ in workers.map(work, chunks):
-        pass
+    backend.run_chunks(work, b, bytes_per_row=bytes_per_row, workers=workers)
     log_cells = np.float32(plan.log_cells)
-    return Poses(
-        **{
-            name: getattr(poses, name)
-            for name in (
-                "rotation",
-                "rotation_id",
-                "shift",
-                "shift_id",
-                "class_index",
-                "score",
-                "count",
-            )
-        },
-        evidence=poses.evidence - log_cells,
-        levels=len(plan.level_radii),
-    )
+    return replace(poses, evidence=poses.evidence - log_cells, levels=len(plan.level_radii))
 
 
-def _empty(b: int, keep: int) -> Poses:
+def coarse_bytes_per_particle(plan: SearchPlan, *, classes: int, coefficients: int) -> int:
+    """Memory that the coarse pass takes for each particle of a chunk."""
+    shifts, rotations = plan.shift_cells**2, plan.coarse_count * classes
+    return 4 * (shifts * rotations + rotations + shifts * 2 * coefficients)
+
+
+@lru_cache(maxsize=4)
+def _grid(count: int) -> npt.NDArray[np.float64]:
+    return rotation_grid(count)
+
+
+def _empty(b: int, keep: int, xp: Any = np) -> Poses:
     return Poses(
-        rotation=np.zeros((b, keep, 9), np.float32),
-        rotation_id=np.zeros((b, keep), np.int32),
-        shift=np.zeros((b, keep, 2), np.float32),
-        shift_id=np.zeros((b, keep), np.int32),
-        class_index=np.zeros((b, keep), np.int32),
-        score=np.zeros((b, keep), np.float32),
-        count=np.zeros(b, np.int32),
-        evidence=np.zeros(b, np.float32),
+        rotation=xp.zeros((b, keep, 9), np.float32),
+        rotation_id=xp.zeros((b, keep), np.int32),
+        shift=xp.zeros((b, keep, 2), np.float32),
+        shift_id=xp.zeros((b, keep), np.int32),
+        class_index=xp.zeros((b, keep), np.int32),
+        score=xp.zeros((b, keep), np.float32),
+        count=xp.zeros(b, np.int32),
+        evidence=xp.zeros(b, np.float32),
     )
 
 
 def _rows(poses: Poses, rows: slice) -> Poses:
-    return Poses(
-        rotation=poses.rotation[rows],
-        rotation_id=poses.rotation_id[rows],
-        shift=poses.shift[rows],
-        shift_id=poses.shift_id[rows],
-        class_index=poses.class_index[rows],
-        score=poses.score[rows],
-        count=poses.count[rows],
-        evidence=poses.evidence[rows],
-    )
+    return Poses(**{name: getattr(poses, name)[rows] for name in _COLUMNS})
 
 
 def _prepare_coarse(
@@ -267,56 +268,63 @@ def _prepare_coarse(
     plane: HalfPlane,
     plan: SearchPlan,
     scale: float,
-    log_class_weights: Float32,
+    log_prior: Float32,
     turn: npt.NDArray[np.float64],
     base: npt.NDArray[np.float64] | None,
+    backend: Backend,
 ) -> _Coarse:
+    xp = backend.xp
     if base is None:
-        base = rotation_grid(plan.coarse_count)
-    rotations = np.ascontiguousarray((base @ turn).reshape(-1, 9), dtype=np.float32)
+        base = _grid(plan.coarse_count)
+    rotations = backend.asarray((base @ turn).reshape(-1, 9), np.float32)
     n = plane.count(plan.coarse_radius)
     r, k = len(rotations), len(cubes)
-    slices = np.empty((k * r, 2, n), np.float32)
+    kx, ky = plane.kx[:n], plane.ky[:n]
+    slices = xp.empty((k * r, 2, n), np.float32)
     for c in range(k):
-        kernels_cpu.extract_slices(
-            cubes[c],
-            rotations,
-            plane.kx[:n],
-            plane.ky[:n],
-            np.float32(scale),
-            slices[c * r : (c + 1) * r],
+        backend.kernels.extract_slices(
+            cubes[c], rotations, kx, ky, np.float32(scale), slices[c * r : (c + 1) * r]
         )
     half_power = 0.5 * (slices[:, 0] ** 2 + slices[:, 1] ** 2)
     m = plan.shift_cells
     axis = (np.arange(m) - (m - 1) / 2) * plan.shift_step_pixels
     shifts = np.stack(np.meshgrid(axis, axis, indexing="xy"), axis=-1).reshape(-1, 2)
-    angle = -2 * np.pi / plane.box * (shifts @ np.stack([plane.kx[:n], plane.ky[:n]]))
+    angle = -2 * np.pi / plane.box * (backend.asarray(shifts) @ xp.stack([kx, ky]))
+    # The CPU's matrix product is faster with contiguous factors; a device's takes either order.
+    arrange = xp.asarray if backend.on_device else np.ascontiguousarray
     return _Coarse(
         rotations=rotations,
-        slices=np.ascontiguousarray(slices.reshape(k * r, 2 * n).T),
-        half_power=np.ascontiguousarray(half_power.T),
-        log_prior=np.repeat(log_class_weights.astype(np.float32), r),
-        shifts=shifts.astype(np.float32),
-        phase_re=np.cos(angle).astype(np.float32),
-        phase_im=np.sin(angle).astype(np.float32),
+        slices=arrange(slices.reshape(k * r, 2 * n).T),
+        half_power=arrange(half_power.T),
+        log_prior=xp.repeat(log_prior, r),
+        shifts=backend.asarray(shifts, np.float32),
+        phase_re=xp.cos(angle).astype(np.float32),
+        phase_im=xp.sin(angle).astype(np.float32),
         n=n,
     )
 
 
-def _coarse_cells(part: WeightedBatch, coarse: _Coarse, plan: SearchPlan, classes: int) -> Poses:
-    b, n = len(part), coarse.n
-    re, im = part.a_re[:, None, :n], part.a_im[:, None, :n]
-    shifted = np.empty((b, len(coarse.shifts), 2 * n), np.float32)
-    shifted[:, :, :n] = re * coarse.phase_re - im * coarse.phase_im
-    shifted[:, :, n:] = re * coarse.phase_im + im * coarse.phase_re
+def _coarse_cells(
+    part: WeightedBatch, coarse: _Coarse, plan: SearchPlan, classes: int, backend: Backend
+) -> Poses:
+    b, n, xp = len(part), coarse.n, backend.xp
     t, r = len(coarse.shifts), coarse.slices.shape[1]
-    scores = (shifted.reshape(b * t, 2 * n) @ coarse.slices).reshape(b, t, r)
+    shifted = xp.empty((b, t, 2 * n), np.float32)
+    if backend.on_device:
+        kernels = backend.kernels
+        kernels.shift_rows(part.a_re, part.a_im, coarse.phase_re, coarse.phase_im, shifted)
+        scores = kernels.coarse_product(shifted.reshape(b * t, 2 * n), coarse.slices)
+    else:
+        re, im = part.a_re[:, None, :n], part.a_im[:, None, :n]
+        shifted[:, :, :n] = re * coarse.phase_re - im * coarse.phase_im
+        shifted[:, :, n:] = re * coarse.phase_im + im * coarse.phase_re
+        scores = shifted.reshape(b * t, 2 * n) @ coarse.slices
     half_power = part.c2[:, :n] @ coarse.half_power
-    index = np.zeros((b, plan.keep), np.int32)
-    value = np.zeros((b, plan.keep), np.float32)
-    count = np.zeros(b, np.int32)
-    kernels_cpu.select_cells(
-        scores,
+    index = xp.zeros((b, plan.keep), np.int32)
+    value = xp.zeros((b, plan.keep), np.float32)
+    count = xp.zeros(b, np.int32)
+    backend.kernels.select_cells(
+        scores.reshape(b, t, r),
         half_power,
         coarse.log_prior,
         plan.keep,
@@ -337,7 +345,7 @@ def _coarse_cells(part: WeightedBatch, coarse: _Coarse, plan: SearchPlan, classe
         class_index=(turn_id // per_class).astype(np.int32),
         score=value,
         count=count,
-        evidence=np.zeros(b, np.float32),
+        evidence=xp.zeros(b, np.float32),
     )
 
 
@@ -348,8 +356,9 @@ def _refine(
     plane: HalfPlane,
     plan: SearchPlan,
     scale: float,
-    log_class_weights: Float32,
+    log_prior: Float32,
     out: Poses,
+    backend: Backend,
 ) -> None:
     """Run all subdivision levels of one chunk; the last one lands in ``out``."""
     ikx, iky = plane.kx.astype(np.int32), plane.ky.astype(np.int32)
@@ -357,13 +366,13 @@ def _refine(
     shift_step = plan.shift_step_pixels
     last = len(plan.level_radii) - 1
     for level, radius in enumerate(plan.level_radii):
-        target = out if level == last else _empty(len(part), plan.keep)
+        target = out if level == last else _empty(len(part), plan.keep, backend.xp)
         n = plane.count(radius)
-        kernels_cpu.refine_poses(
+        backend.kernels.refine_poses(
             cubes, plane.kx, plane.ky, ikx, iky, np.float32(scale), float(plane.box),
             part.a_re, part.a_im, part.c2, n,
-            child_offsets(step).reshape(8, 9).astype(np.float32),
-            shift_step, log_class_weights.astype(np.float32),
+            backend.asarray(child_offsets(step).reshape(8, 9), np.float32),
+            shift_step, log_prior,
             cells.rotation, cells.rotation_id, cells.shift, cells.shift_id,
             cells.class_index, cells.count,
             plan.keep,
@@ -378,13 +387,17 @@ def _refine(
 
 
 def local_start(
-    rotation: Float32, shift: Float32, class_index: npt.NDArray[np.int32], keep: int
+    rotation: Float32,
+    shift: Float32,
+    class_index: npt.NDArray[np.int32],
+    keep: int,
+    *,
+    xp: Any = np,
 ) -> Poses:
     """One starting cell per particle at a known pose: rotation (b, 9), shift (b, 2) pixels."""
-    b = len(rotation)
-    start = _empty(b, keep)
-    start.rotation[:, 0] = rotation
-    start.shift[:, 0] = shift
-    start.class_index[:, 0] = class_index
+    start = _empty(len(rotation), keep, xp)
+    start.rotation[:, 0] = xp.asarray(rotation)
+    start.shift[:, 0] = xp.asarray(shift)
+    start.class_index[:, 0] = xp.asarray(class_index)
     start.count[:] = 1
     return start

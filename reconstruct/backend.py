@@ -1,0 +1,219 @@
+"""Where arrays live and which kernels work on them: the CPU, or one CUDA device through CuPy.
+
+This module and ``kernels_cuda`` are the only ones that import cupy, and only when a device is
+asked for. A ``Backend`` is passed as an argument; there is no global one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+
+from reconstruct import kernels_cpu
+
+__all__ = [
+    "Backend",
+    "DeviceDescription",
+    "DeviceError",
+    "cpu_backend",
+    "describe_devices",
+    "make_backend",
+]
+
+CPU_CHUNK = 24  # particles a worker takes at a time: their coarse scores stay in its cache
+GPU_EXTRA = "pip install 'abinitio-live[gpu]'"
+
+
+class DeviceError(ValueError):
+    """A device was asked for that cannot be used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class DeviceDescription:
+    """One device, or why there is none."""
+
+    device: str  # what to pass as the device: "cpu", "cuda:0"
+    name: str
+    usable: bool
+    detail: str  # versions and memory, or what is wrong and its remedy
+
+
+@dataclass(frozen=True, eq=False)
+class Backend:
+    """An array module with transforms, kernels and memory; compared and hashed by identity."""
+
+    device: str  # "cpu" or "cuda:0"
+    name: str  # of the hardware
+    xp: Any  # numpy or cupy
+    fft: Any  # scipy.fft or cupyx.scipy.fft
+    kernels: Any  # the functions of kernels_cpu; a device's has those of kernels_cuda
+    on_device: bool
+    memory: Callable[[], tuple[int, int]]  # free and total bytes
+    release: Callable[[], None]  # hand cached memory back
+    out_of_memory: tuple[type[BaseException], ...]  # what an allocation raises
+
+    def asarray(self, values: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Any:
+        """Give an array of this backend, C-contiguous; a copy only where one is needed."""
+        return self.xp.ascontiguousarray(self.xp.asarray(values, dtype=dtype))
+
+    def asnumpy(self, values: Any) -> npt.NDArray[Any]:
+        """Give a NumPy array; waits for the device."""
+        return values if isinstance(values, np.ndarray) else np.asarray(self.xp.asnumpy(values))
+
+    def run_chunks(
+        self,
+        work: Callable[[slice], object],
+        rows: int,
+        *,
+        bytes_per_row: int,
+        workers: Executor,
+    ) -> None:
+        """Call ``work`` on slices that together are ``rows`` particles.
+
+        On the CPU the workers share small chunks. On a device a chunk fills an eighth of the free
+        memory at most, and one that does not fit after all is halved and tried again.
+        """
+        if not self.on_device:
+            chunks = [slice(i, min(i + CPU_CHUNK, rows)) for i in range(0, rows, CPU_CHUNK)]
+            for _ in workers.map(work, chunks):
+                pass
+            return
+        size = max(1, min(rows, self.memory()[0] // 8 // max(bytes_per_row, 1)))
+        done = 0
+        while done < rows:
+            try:
+                work(slice(done, min(done + size, rows)))
+            except self.out_of_memory:
+                self.release()
+                if size == 1:
+                    raise
+                size = -(-size // 2)
+                continue
+            done += size
+
+
+@lru_cache(maxsize=1)
+def cpu_backend() -> Backend:
+    """The backend that every machine has."""
+    return Backend(
+        device="cpu",
+        name="CPU",
+        xp=np,
+        fft=scipy.fft,
+        kernels=kernels_cpu,
+        on_device=False,
+        memory=_host_memory,
+        release=lambda: None,
+        out_of_memory=(MemoryError,),
+    )
+
+
+def make_backend(device: str | Backend = "cpu") -> Backend:
+    """Open ``auto``, ``cpu``, ``cuda`` or ``cuda:n``; ``auto`` is a device where one is usable.
+
+    Raises
+    ------
+    DeviceError
+        The name is unknown, or the device cannot be used.
+    """
+    if isinstance(device, Backend):
+        return device
+    if device == "cpu":
+        return cpu_backend()
+    if device == "auto":
+        usable = [one for one in describe_devices() if one.usable and one.device != "cpu"]
+        return _cuda_backend(int(usable[0].device[5:])) if usable else cpu_backend()
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not (number.isdecimal() or device == "cuda"):
+        raise DeviceError(f"device {device!r} is none of auto, cpu, cuda, cuda:n")
+    return _cuda_backend(int(number or 0))
+
+
+def describe_devices() -> tuple[DeviceDescription, ...]:
+    """The CPU, and each CUDA device or the reason why there is none."""
+    free, total = _host_memory()
+    detail = f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB memory free"
+    host = DeviceDescription("cpu", "CPU", usable=True, detail=detail)
+    try:
+        return host, *_cuda_devices()
+    except DeviceError as error:
+        return host, DeviceDescription("cuda", "CUDA", usable=False, detail=str(error))
+
+
+def _host_memory() -> tuple[int, int]:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return int(memory.available), int(memory.total)
+
+
+def _import_cupy() -> Any:
+    try:
+        import cupy
+    except ImportError as error:
+        raise DeviceError(f"CuPy cannot be imported ({error}): {GPU_EXTRA}") from error
+    return cupy
+
+
+def _cuda_devices() -> list[DeviceDescription]:
+    cupy = _import_cupy()
+    runtime = cupy.cuda.runtime
+    try:
+        count = int(runtime.getDeviceCount())
+        driver, toolkit = runtime.driverGetVersion(), runtime.runtimeGetVersion()
+    except (runtime.CUDARuntimeError, ImportError) as error:
+        raise DeviceError(f"no CUDA device can be used: {error}; see nvidia-smi") from error
+    found = []
+    for number in range(count):
+        properties = runtime.getDeviceProperties(number)
+        with cupy.cuda.Device(number):
+            free, total = runtime.memGetInfo()
+        name = properties["name"].decode()
+        detail = (
+            f"{free / 2**30:.1f} of {total / 2**30:.1f} GiB free, compute capability "
+            f"{properties['major']}.{properties['minor']}, driver CUDA {_dotted(driver)}, "
+            f"runtime CUDA {_dotted(toolkit)}, CuPy {cupy.__version__}"
+        )
+        found.append(DeviceDescription(f"cuda:{number}", name, usable=True, detail=detail))
+    return found
+
+
+def _dotted(version: int) -> str:
+    return f"{version // 1000}.{version % 1000 // 10}"
+
+
+@lru_cache(maxsize=8)
+def _cuda_backend(number: int) -> Backend:
+    devices = _cuda_devices()
+    if number >= len(devices):
+        raise DeviceError(f"there is no device cuda:{number}: {len(devices)} found")
+    cupy = _import_cupy()
+    import cupyx.scipy.fft
+
+    from reconstruct.kernels_cuda import CudaKernels, CupyLauncher
+
+    cupy.cuda.Device(number).use()  # one process per device
+    pool = cupy.get_default_memory_pool()
+
+    def memory() -> tuple[int, int]:
+        free, total = cupy.cuda.runtime.memGetInfo()
+        return int(free) + int(pool.free_bytes()), int(total)
+
+    return Backend(
+        device=f"cuda:{number}",
+        name=devices[number].name,
+        xp=cupy,
+        fft=cupyx.scipy.fft,
+        kernels=CudaKernels(CupyLauncher(), cupy),
+        on_device=True,
+        memory=memory,
+        release=pool.free_all_blocks,
+        out_of_memory=(cupy.cuda.memory.OutOfMemoryError,),
+    )
