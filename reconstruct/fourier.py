@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -177,13 +178,13 @@ def fourier_cube(
     return full_from_half(half / np.float32(n))
 
 
-def full_from_half(half: Complex64) -> Complex64:
+def full_from_half(half: Complex64, *, xp: Any = np) -> Complex64:
     """Fill a centred full cube (g, g, g) from its half (g, g, reach + 1) by Friedel symmetry."""
     g, reach = half.shape[0], half.shape[2] - 1
-    full = np.empty((g, g, g), dtype=np.complex64)
+    full = xp.empty((g, g, g), dtype=np.complex64)
     full[:, :, reach:] = half
-    full[:, :, :reach] = np.conj(half[::-1, ::-1, reach:0:-1])
-    return full
+    full[:, :, :reach] = xp.conj(half[::-1, ::-1, reach:0:-1])
+    return full  # type: ignore[no-any-return]
 
 
 def resample_volume(
