@@ -27,6 +27,7 @@ __all__ = [
     "demo",
     "groel",
     "load",
+    "mixture",
     "ribosome",
     "trpv1",
     "two_states",
@@ -129,6 +130,20 @@ def two_states(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> Stand
     )
 
 
+def mixture(data: Path, *, n_particles: int = 12_000, seed: int = 0) -> StandardSet:
+    """Ribosome and GroEL in equal parts with 25 % junk: 64 px at 5 A."""
+    geometry = Geometry(box=64, pixel_size_angstrom=5.0)
+    ribosomes = _map(
+        data / "maps" / "clean70SRibosome_vol_65p.mrc", geometry, pixel_size_angstrom=5.0
+    )
+    chaperonins = _model(data / "models" / "eman2_1MNF_GroEL.pdb.gz", geometry)
+    species = tuple(Species(_unit_power(volume)) for volume in (ribosomes, chaperonins))
+    settings = SimulationSettings(
+        n_particles=n_particles, seed=seed, max_shift_angstrom=15.0, junk_fraction=0.25
+    )
+    return StandardSet("mixture", species, geometry, "C1", settings)
+
+
 def demo(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
     """The demo's two species, 7 to 3, with a tenth of junk: 64 px at 5 A; needs no data."""
     del data
@@ -139,6 +154,11 @@ def demo(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet
     )
     settings = SimulationSettings(n_particles=n_particles, seed=seed, junk_fraction=0.1)
     return StandardSet("demo", species, geometry, "C1", settings)
+
+
+def _unit_power(volume: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Scale a map to deviation 1, so that the species of a mixture are equally bright."""
+    return (volume / volume.std()).astype(np.float32)
 
 
 def _model(
@@ -174,6 +194,7 @@ RECIPES: dict[str, Recipe] = {
     "beta_galactosidase": beta_galactosidase,
     "demo": demo,
     "groel": groel,
+    "mixture": mixture,
     "ribosome": ribosome,
     "trpv1": trpv1,
     "two_states": two_states,

@@ -45,6 +45,7 @@ Rows = npt.NDArray[np.intp]
 Arrays = dict[str, npt.NDArray[np.generic]]
 
 OVERSAMPLING = 2.0
+JOIN_ANGSTROM = 40.0  # split half-sets share their reference down to this resolution
 NOISE_PARTICLES = 2000  # the noise spectra are the mean over this many first particles
 GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
 _BLAS = ThreadpoolController()
@@ -81,7 +82,8 @@ class Engine:
         self._window = circular_window(box, min(radius_pixels, box / 2 - 5), 4.0)
         start = settings.initial_resolution_angstrom
         radius = 5 if start is None else max(3, round(geometry.box_angstrom / start))
-        self._schedule = Schedule(start_radius=radius)
+        join = max(3, round(geometry.box_angstrom / JOIN_ANGSTROM))
+        self._schedule = Schedule(start_radius=radius, join_radius=join)
         self._store = ParticleStore(len(self.plane.kx))
         self._optics: list[Optics] = []
         self._noise_sum = np.zeros((0, self.max_radius + 1))
@@ -372,6 +374,11 @@ class Engine:
         if self._racing:
             return (None,) * self.settings.n_classes
         return tuple(honest_resolution(fsc, self.geometry.box_angstrom) for fsc in self._leader.fsc)
+
+    @property
+    def step_radius(self) -> int:
+        """Working radius in shells."""
+        return self._leader.radius
 
     def snapshot(self) -> Snapshot:
         """Every class's map and what is known about it now."""

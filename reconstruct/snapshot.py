@@ -17,12 +17,13 @@ VIEW_BINS = (18, 36)  # tilt 0..pi, rot -pi..pi
 
 
 def honest_resolution(
-    fsc: npt.NDArray[np.floating], box_angstrom: float, threshold: float = 0.5
+    fsc: npt.NDArray[np.floating], box_angstrom: float, threshold: float = 0.143
 ) -> float | None:
-    """Half-map resolution at FSC 0.5; None while the halves agree nowhere.
+    """Half-map resolution at FSC 0.143; None while the halves agree nowhere.
 
-    The halves share the reference that they are scored against, so 0.143 would flatter the map:
-    benchmarks/ has the calibration against truth.
+    It may only be said of half-sets with references of their own: on the ribosome set it then lies
+    within 0.5 A of FSC 0.5 against truth, while halves that share a reference flatter the map
+    (docs/decisions/split-references.md).
     """
     if float(fsc[1]) < threshold:
         return None

@@ -160,7 +160,7 @@ class ClassSnapshot:
     half1: FloatArray  # (box, box, box) float32
     half2: FloatArray  # (box, box, box) float32
     fsc: FloatArray  # (shells,) half-map FSC; index is the radius in shells, [0] is 1
-    resolution_angstrom: float | None  # half-map FSC 0.5 crossing; None until it can be trusted
+    resolution_angstrom: float | None  # half-map FSC 0.143; None until it can be trusted
     particles: int  # particles whose best class this is
     occupancy: float  # share of the posterior mass
     effective_particles: float  # particles' worth of information inside the memory window

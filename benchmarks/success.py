@@ -1,0 +1,283 @@
+"""Success rates: one set, many seeds, what each run reached and what it cost.
+
+Promise: every seed runs in a child process of its own on the same simulated particles; CPU-seconds
+are the child's own around the engine's work (set-up, compilation and simulation apart), peak
+memory is the child's resident maximum, maps are compared with the truth in both hands at FSC 0.5.
+
+Run from the repository root, with the data folder in ``ABINITIO_DATA``:
+
+    python -m benchmarks.success --set ribosome --seeds 10
+    python -m benchmarks.success --set ribosome --seeds 10 --snr 0.05
+    python -m benchmarks.success --set mixture --particles 12000 --classes 3 --seeds 3
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.sets import StandardSet, load
+from reconstruct.engine import Engine
+from reconstruct.quality import align_to_truth
+from reconstruct.simulate import Simulated, simulate_set
+from reconstruct.types import EngineSettings, ParticleImages
+
+__all__ = ["Mark", "adjusted_rand_index", "main", "purity", "run_seed"]
+
+ARRIVAL = 250  # particles that reach the engine at a time
+
+
+@dataclass(frozen=True)
+class Mark:
+    """Where a run stood at one moment."""
+
+    label: str
+    particles_seen: int
+    particles_presented: int
+    radius: int
+    cpu_s: float
+    peak_mib: float
+    resolution_angstrom: tuple[float | None, ...]  # its own claim, per class
+    file: str
+
+
+def adjusted_rand_index(truth: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
+    """Agreement of two partitions, 1 for the same and 0 for chance (Hubert & Arabie 1985)."""
+    table = _contingency(truth, found).astype(np.float64)
+    pairs = (table * (table - 1) / 2).sum()
+    rows = table.sum(axis=1)
+    columns = table.sum(axis=0)
+    row_pairs, column_pairs = (rows * (rows - 1) / 2).sum(), (columns * (columns - 1) / 2).sum()
+    total = table.sum() * (table.sum() - 1) / 2
+    expected = row_pairs * column_pairs / total
+    return float((pairs - expected) / ((row_pairs + column_pairs) / 2 - expected))
+
+
+def purity(truth: npt.NDArray[Any], found: npt.NDArray[Any]) -> float:
+    """Share of particles that belong to the commonest species of their class."""
+    table = _contingency(truth, found)
+    return float(table.max(axis=0).sum() / table.sum())
+
+
+def _contingency(truth: npt.NDArray[Any], found: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    _, rows = np.unique(truth, return_inverse=True)
+    _, columns = np.unique(found, return_inverse=True)
+    table = np.zeros((rows.max() + 1, columns.max() + 1), np.int64)
+    np.add.at(table, (rows, columns), 1)
+    return table
+
+
+def run_seed(set_file: Path, folder: Path, settings: EngineSettings, geometry: Any) -> list[Mark]:
+    """Run one seed in this process; volumes go to ``folder``."""
+    with np.load(set_file) as archive:
+        columns = {name: archive[name] for name in archive.files}
+    optics = columns.pop("optics_values")
+    from reconstruct.types import Optics
+
+    everything = ParticleImages(**columns, optics=(Optics(*map(float, optics)),))
+    _warm_up(settings, geometry, everything)
+    engine = Engine(settings, geometry)
+    marks: list[Mark] = []
+    spent = 0.0
+
+    def note(label: str) -> None:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        snapshot = engine.snapshot()
+        file = folder / f"{settings.seed}_{label}.npz"
+        found = engine.assignments()
+        np.savez(
+            file,
+            volumes=np.stack([c.volume for c in snapshot.classes]),
+            class_index=found.class_index,
+            rotations=found.rotations,
+            log_likelihood=found.log_likelihood,
+        )
+        marks.append(
+            Mark(
+                label=label,
+                particles_seen=snapshot.particles_seen,
+                particles_presented=snapshot.particles_presented,
+                radius=engine.step_radius,
+                cpu_s=round(spent, 2),
+                peak_mib=round(peak, 1),
+                resolution_angstrom=tuple(c.resolution_angstrom for c in snapshot.classes),
+                file=str(file),
+            )
+        )
+
+    noted_early = False
+    for start in range(0, len(everything), ARRIVAL):
+        began = time.process_time()
+        engine.add(_rows(everything, slice(start, start + ARRIVAL)))
+        while engine.ready:
+            engine.step()
+        spent += time.process_time() - began
+        if not noted_early and start + ARRIVAL >= 2000:
+            note("first_2000")
+            noted_early = True
+    began = time.process_time()
+    passes = 0
+    seen_in_pass = 0
+    drained = False
+    for report in engine.finish():
+        if not drained and report.phase != "initial" and report.new_particles == 0:
+            drained = True
+        if report.phase != "initial" and report.new_particles == 0:
+            if passes == 0 and seen_in_pass == 0:
+                spent += time.process_time() - began
+                note("stream_end")
+                began = time.process_time()
+            seen_in_pass += report.replayed_particles
+            if seen_in_pass >= report.particles_seen:
+                seen_in_pass = 0
+                passes += 1
+                spent += time.process_time() - began
+                note(f"replay_{passes}")
+                began = time.process_time()
+    spent += time.process_time() - began
+    if not settings.replay_passes:
+        note("stream_end")
+    return marks
+
+
+def _warm_up(settings: EngineSettings, geometry: Any, particles: ParticleImages) -> None:
+    """Compile and load every kernel once."""
+    small = replace(settings, race_particles=100, race_starts=2, replay_passes=2)
+    engine = Engine(small, geometry)
+    engine.add(_rows(particles, slice(0, 200)))
+    while engine.ready:
+        engine.step()
+    for _ in engine.finish():
+        pass
+
+
+def _rows(particles: ParticleImages, rows: slice) -> ParticleImages:
+    values = {n: getattr(particles, n)[rows] for n in vars(particles) if n != "optics"}
+    return ParticleImages(**values, optics=particles.optics)
+
+
+def _save_set(simulated: Simulated, file: Path) -> None:
+    particles = simulated.particle_images()
+    optics = particles.optics[0]
+    columns = {n: getattr(particles, n) for n in vars(particles) if n != "optics"}
+    columns["images"] = columns["images"].astype(np.float16)
+    np.savez(
+        file,
+        **columns,
+        optics_values=np.array(
+            [optics.voltage_kv, optics.spherical_aberration_mm, optics.amplitude_contrast]
+        ),
+    )
+
+
+def _judge(mark: Mark, chosen: StandardSet, species: npt.NDArray[Any]) -> dict[str, Any]:
+    with np.load(mark.file) as archive:
+        volumes, found = archive["volumes"], archive["class_index"]
+    pixel = chosen.geometry.pixel_size_angstrom
+    visited = found >= 0
+    result: dict[str, Any] = asdict(mark)
+    truth_of = species[: len(found)][visited]
+    if len(volumes) > 1:
+        real = truth_of >= 0
+        result["purity"] = round(purity(truth_of, found[visited]), 4)
+        result["ari_true_particles"] = round(
+            adjusted_rand_index(truth_of[real], found[visited][real]), 4
+        )
+    best: list[float] = []
+    for kind in chosen.species:
+        aligned = [align_to_truth(v, kind.volume, pixel) for v in volumes if np.any(v)]
+        best.append(min((a.resolution_angstrom for a in aligned), default=float("inf")))
+    result["truth_angstrom"] = [round(value, 2) for value in best]
+    return result
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    lines = [
+        f"{'seed':>4} {'mark':<11} {'seen':>6} {'shown':>6} {'L':>3} {'CPU s':>7} {'MiB':>6} "
+        f"{'FSC 0.5 truth, A':<18} {'own claim, A':<18} purity  ARI"
+    ]
+    for r in results:
+        own = " ".join("-" if x is None else f"{x:.1f}" for x in r["resolution_angstrom"])
+        truth = " ".join(f"{x:.1f}" for x in r["truth_angstrom"])
+        lines.append(
+            f"{r['seed']:>4} {r['label']:<11} {r['particles_seen']:>6} "
+            f"{r['particles_presented']:>6} {r['radius']:>3} {r['cpu_s']:>7.1f} "
+            f"{r['peak_mib']:>6.0f} {truth:<18} {own:<18} "
+            f"{r.get('purity', ''):<7} {r.get('ari_true_particles', '')}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line; see the module docstring."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--set", default="ribosome")
+    parser.add_argument("--particles", type=int, default=10_000)
+    parser.add_argument("--snr", type=float, default=0.1)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--classes", type=int, default=1)
+    parser.add_argument("--symmetry", default="C1")
+    parser.add_argument("--replay", type=int, default=EngineSettings.replay_passes)
+    parser.add_argument("--results", type=Path, help="folder that the table is written to")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    data = Path(os.environ.get("ABINITIO_DATA", "../shared/data"))
+    chosen = load(options.set, data, n_particles=options.particles)
+    chosen = replace(chosen, settings=replace(chosen.settings, snr=options.snr))
+    if options.child:
+        file, folder, seed = options.child.split("|")
+        settings = EngineSettings(
+            seed=int(seed),
+            n_classes=options.classes,
+            symmetry=options.symmetry,
+            replay_passes=options.replay,
+        )
+        marks = run_seed(Path(file), Path(folder), settings, chosen.geometry)
+        print(json.dumps([asdict(mark) for mark in marks]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        simulated = simulate_set(chosen.species, chosen.geometry, settings=chosen.settings)
+        file = Path(folder) / "set.npz"
+        _save_set(simulated, file)
+        species = simulated.species
+        del simulated
+        results: list[dict[str, Any]] = []
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            child = [sys.executable, "-m", "benchmarks.success", *_flags(options)]
+            child += ["--child", f"{file}|{folder}|{seed}"]
+            answer = subprocess.run(child, check=True, capture_output=True, text=True)
+            for mark in json.loads(answer.stdout):
+                results.append({"seed": seed, **_judge(Mark(**mark), chosen, species)})
+                print(_table(results[-1:]).splitlines()[-1], flush=True)
+    title = f"{options.set}-snr{options.snr:g}-k{options.classes}-{options.symmetry}"
+    cpu = platform.processor() or platform.machine()
+    text = f"{title}: {options.particles} particles, {cpu}, {os.cpu_count()} cores\n"
+    text += _table(results)
+    print(text)
+    if options.results:
+        options.results.mkdir(parents=True, exist_ok=True)
+        (options.results / f"success-{title}.txt").write_text(text + "\n")
+
+
+def _flags(options: argparse.Namespace) -> list[str]:
+    names = {"set", "particles", "snr", "classes", "symmetry", "replay"}
+    return [part for n in sorted(names) for part in (f"--{n}", str(getattr(options, n)))]
+
+
+if __name__ == "__main__":
+    main()
