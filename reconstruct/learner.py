@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct import kernels_cpu
+from reconstruct.backend import Backend, cpu_backend
 from reconstruct.fourier import HalfPlane
 from reconstruct.rotations import random_rotations
 from reconstruct.schedule import Schedule, ShellGrowth, grow_radius, search_cuts
@@ -59,9 +59,9 @@ class Start:
 
 @dataclass(frozen=True)
 class LearnResult:
-    """What one update found out about its particles."""
+    """What one update found out about its particles, in NumPy arrays."""
 
-    poses: Poses
+    poses: Poses  # a device hands back only the best cell of each particle
     weights: Float32  # (b, keep) posterior weights
     class_mass: Float32  # (b, K)
     stage_seconds: dict[str, float]
@@ -88,9 +88,15 @@ class Learner:
     statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 1, 3), np.float32))
     cubes: tuple[Float32, Float32] | None = None  # what each half-set is scored against
     split: bool = False  # whether the half-sets have references of their own
+    backend: Backend = field(default_factory=cpu_backend)  # where statistics and cubes are
 
     def __post_init__(self) -> None:
-        """Fill what depends on the number of classes."""
+        """Fill what depends on the number of classes and on the backend."""
+        self._plane = replace(
+            self.plane,
+            kx=self.backend.asarray(self.plane.kx),
+            ky=self.backend.asarray(self.plane.ky),
+        )
         if not len(self.class_share):
             self.class_share = np.full(self.n_classes, 1.0 / self.n_classes)
             self.mass = np.zeros(self.n_classes)
@@ -119,7 +125,7 @@ class Learner:
         if held >= reach and old.shape[1] == self.n_classes:
             return
         g = 2 * reach + 1
-        grown = np.zeros((2, self.n_classes, g, g, reach + 2, 3), np.float32)
+        grown = self.backend.xp.zeros((2, self.n_classes, g, g, reach + 2, 3), np.float32)
         if old.shape[1] == self.n_classes:
             a, b = reach - held, reach + held + 1
             grown[:, :, a:b, a:b, : held + 2] = old
@@ -151,7 +157,7 @@ class Learner:
         Parameters
         ----------
         batch
-            Particles up to at least ``plane.count(insert_radius)`` coefficients.
+            Particles up to at least ``plane.count(insert_radius)`` coefficients, on the backend.
         half
             (b,) half-set of each particle, 0 or 1.
         window
@@ -164,10 +170,8 @@ class Learner:
         clock = time.perf_counter()
         rng = self._rng()
         poses = self._search(batch, half, rng, cold=cold, workers=workers, start=start)
-        weights = poses.weights()
-        mass = np.zeros((len(batch), self.n_classes), np.float32)
-        rows = np.repeat(np.arange(len(batch)), weights.shape[1])
-        np.add.at(mass, (rows, poses.class_index.ravel()), weights.ravel())
+        weights = poses.weights(self.backend.xp)
+        mass = self._class_mass(poses, weights)
         searched = time.perf_counter()
         self._accumulate(batch, half, poses, weights, mass, window, workers)
         inserted = time.perf_counter()
@@ -184,7 +188,22 @@ class Learner:
             "insert": inserted - searched,
             "reconstruct": done - inserted,
         }
+        if self.backend.on_device:
+            poses = poses.moved(self.backend.asnumpy, keep=1)
+            weights = self.backend.asnumpy(weights[:, :1])
         return LearnResult(poses=poses, weights=weights, class_mass=mass, stage_seconds=stages)
+
+    def _class_mass(self, poses: Poses, weights: Float32) -> Float32:
+        """Posterior mass of each class (b, K), in a NumPy array."""
+        shape = len(weights), self.n_classes
+        if self.backend.on_device:
+            xp = self.backend.xp
+            of_class = poses.class_index[:, :, None] == xp.arange(self.n_classes)
+            return self.backend.asnumpy((weights[:, :, None] * of_class).sum(axis=1))
+        mass = np.zeros(shape, np.float32)
+        rows = np.repeat(np.arange(len(weights)), weights.shape[1])
+        np.add.at(mass, (rows, poses.class_index.ravel()), weights.ravel())
+        return mass
 
     def _search(
         self,
@@ -203,6 +222,7 @@ class Learner:
                 np.zeros((b, 2), np.float32),
                 rng.integers(0, self.n_classes, b).astype(np.int32),
                 keep=1,
+                xp=self.backend.xp,
             )
             return known
         plan = self.plan(cold=cold)
@@ -213,24 +233,28 @@ class Learner:
             cells = None
             if start is not None:
                 known = (start.rotation[rows], start.shift[rows], start.class_index[rows])
-                cells = local_start(*known, keep=plan.keep)
+                cells = local_start(*known, keep=plan.keep, xp=self.backend.xp)
             return search_poses(
                 part,
                 cubes,
-                self.plane,
+                self._plane,
                 plan,
                 scale=self.grid.scale,
                 log_class_weights=np.log(smoothed).astype(np.float32),
                 turn=turn,
                 workers=workers,
                 start=cells,
+                backend=self.backend,
             )
 
         if not self.split:
             return search(batch, self.cubes[0], slice(None))
         members = [np.flatnonzero(half == h) for h in (0, 1)]
-        found = [search(batch.rows(rows), self.cubes[h], rows) for h, rows in enumerate(members)]
-        return merge_poses(found, members)
+        found = [
+            search(batch.rows(self.backend.asarray(rows)), self.cubes[h], rows)
+            for h, rows in enumerate(members)
+        ]
+        return merge_poses(found, [self.backend.asarray(rows) for rows in members], self.backend.xp)
 
     def _accumulate(
         self,
@@ -247,24 +271,26 @@ class Learner:
         decay = np.exp(-received * self.n_classes / window).astype(np.float32)
         for k in range(self.n_classes):
             if decay[k] < 1:
-                self.statistics[:, k] *= decay[k]
+                self.statistics[:, k] *= float(decay[k])
         self.mass = self.mass * decay + received
         keep = np.exp(-len(batch) / min(window, 3000.0))
         self.class_share = keep * self.class_share + (1 - keep) * received / len(batch)
         n = self.plane.count(self.insert_radius)
-        kx, ky = self.plane.kx, self.plane.ky
+        kx, ky = self._plane.kx, self._plane.ky
         ikx, iky = kx.astype(np.int32), ky.astype(np.int32)
 
         def insert(h: int) -> None:
-            kernels_cpu.insert_particles(
-                self.statistics[h], np.flatnonzero(half == h), kx, ky, ikx, iky,
+            self.backend.kernels.insert_particles(
+                self.statistics[h], self.backend.asarray(np.flatnonzero(half == h)),
+                kx, ky, ikx, iky,
                 np.float32(self.grid.scale), float(self.plane.box),
                 batch.a_re, batch.a_im, batch.c2, n,
                 poses.rotation, poses.rotation_id, poses.shift, poses.class_index,
                 weights, poses.count,
             )  # fmt: skip
 
-        for _ in workers.map(insert, (0, 1)):
+        run = map if self.backend.on_device else workers.map
+        for _ in run(insert, (0, 1)):
             pass
 
     def _renew(self) -> None:
@@ -284,9 +310,9 @@ class Learner:
 
     def _make_cubes(self) -> None:
         def references(halves: tuple[int, ...]) -> Float32:
-            return np.stack(
+            return self.backend.xp.stack(  # type: ignore[no-any-return]
                 [
-                    reference_cube(self._reference(k, halves), self.grid)
+                    reference_cube(self._reference(k, halves), self.grid, self.backend)
                     for k in range(self.n_classes)
                 ]
             )
@@ -299,11 +325,11 @@ class Learner:
 
     def _reference(self, k: int, halves: tuple[int, ...]) -> npt.NDArray[np.complex64]:
         """Map that particles are scored against: of one half-set, joined at low resolution."""
-        own = self.map_spectrum(k, self.fsc[k], radius=self.radius, halves=halves)
+        own = self._spectrum(k, self.fsc[k], self.radius, halves)
         if len(halves) == 2:
             return own
-        both = self.map_spectrum(k, self.fsc[k], radius=self.radius)
-        return join_low_frequencies(own, both, self.grid, self.schedule.join_radius)
+        both = self._spectrum(k, self.fsc[k], self.radius, (0, 1))
+        return join_low_frequencies(own, both, self.grid, self.schedule.join_radius, self.backend)
 
     def compare_halves(self, k: int) -> Float64:
         """Half-map FSC of class ``k``, (max_radius + 1,), 0 beyond what particles entered."""
@@ -311,24 +337,37 @@ class Learner:
         reach = self.grid.reach(radius)
         fraction = np.full(radius + 1, FSC_FRACTION)
         first, second = (
-            quotient(symmetric_plane(self.statistics[h, k], reach), self.grid, radius, fraction)
+            quotient(
+                symmetric_plane(self.statistics[h, k], reach, self.backend),
+                self.grid,
+                radius,
+                fraction,
+                self.backend,
+            )
             for h in (0, 1)
         )
         fsc = np.zeros(self.max_radius + 1)
-        fsc[: radius + 1] = half_map_fsc(first, second, self.grid, radius)
+        fsc[: radius + 1] = half_map_fsc(first, second, self.grid, radius, self.backend)
         return fsc
 
     def map_spectrum(
         self, k: int, fsc: Float64, *, radius: int, halves: tuple[int, ...] = (0, 1)
     ) -> npt.NDArray[np.complex64]:
-        """Wiener-filtered map of class ``k`` as a centred half cube, from one half or both."""
+        """Wiener-filtered map of class ``k``, a centred half cube in NumPy, of one half or both."""
+        return self.backend.asnumpy(self._spectrum(k, fsc, radius, halves))
+
+    def _spectrum(
+        self, k: int, fsc: Float64, radius: int, halves: tuple[int, ...]
+    ) -> npt.NDArray[np.complex64]:
+        """``map_spectrum`` on the backend."""
         crop = symmetric_plane(
             sum((self.statistics[h, k] for h in halves[1:]), self.statistics[halves[0], k]),
             self.grid.reach(radius),
+            self.backend,
         )
         clipped = np.clip(fsc, 0.02, 0.999)
         fraction = 2 * clipped / (1 + clipped) if len(halves) == 2 else clipped
-        return quotient(crop, self.grid, radius, fraction)
+        return quotient(crop, self.grid, radius, fraction, self.backend)
 
     def dump(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.generic]]]:
         """Everything that changes: a JSON-able dict and arrays."""
@@ -343,7 +382,7 @@ class Learner:
             "split": self.split,
         }
         arrays: dict[str, npt.NDArray[np.generic]] = {
-            "statistics": self.statistics,
+            "statistics": self.backend.asnumpy(self.statistics),
             "class_share": self.class_share,
             "mass": self.mass,
             "fsc": np.stack(self.fsc),
@@ -356,7 +395,7 @@ class Learner:
         self.presented = float(meta["presented"])
         self.updates = int(meta["updates"])
         self.evidence = float(meta["evidence"])
-        self.statistics = np.ascontiguousarray(arrays["statistics"], dtype=np.float32)
+        self.statistics = self.backend.asarray(arrays["statistics"], np.float32)
         self.class_share = np.asarray(arrays["class_share"], dtype=np.float64).copy()
         self.mass = np.asarray(arrays["mass"], dtype=np.float64).copy()
         self.fsc = [np.array(row, dtype=np.float64) for row in arrays["fsc"]]

@@ -116,7 +116,7 @@ class Poses:
         return Poses(**{n: convert(a) for n, a in columns.items()}, levels=self.levels)
 
 
-def merge_poses(parts: list[Poses], members: list[npt.NDArray[np.intp]], *, xp: Any = np) -> Poses:
+def merge_poses(parts: list[Poses], members: list[npt.NDArray[np.intp]], xp: Any = np) -> Poses:
     """Put the poses of disjoint parts of a batch back into the batch's order."""
     merged = _empty(sum(len(rows) for rows in members), parts[0].score.shape[1], xp)
     for part, rows in zip(parts, members, strict=True):
