@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+import scipy.fft
 
 from reconstruct.density import density_from_atoms
 from reconstruct.fourier import soft_mask
@@ -87,12 +88,12 @@ def degraded(volume: Float32, rng: np.random.Generator, *, radius: float) -> Flo
     half = np.arange(n // 2 + 1)
     distance = np.sqrt(axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + half**2)
     shells = np.floor(distance + 0.5).astype(np.intp)
-    signal = np.fft.rfftn(volume)
-    noise = np.fft.rfftn(rng.standard_normal(volume.shape))
+    signal = scipy.fft.rfftn(volume)
+    noise = scipy.fft.rfftn(rng.standard_normal(volume.shape))
     power, own = (np.bincount(shells.ravel(), (np.abs(a) ** 2).ravel()) for a in (signal, noise))
     agreement = 1 / (1 + (distance / radius) ** 4)
     gain = np.sqrt(power / np.maximum(own, 1e-30))[shells] * np.sqrt(1 / agreement**2 - 1)
-    mixed = np.fft.irfftn((signal + gain * noise) * agreement**2, s=volume.shape)
+    mixed = scipy.fft.irfftn((signal + gain * noise) * agreement**2, s=volume.shape)
     window = soft_mask(n, 0.42 * n, 4.0)
     return (mixed * window).astype(np.float32)
 

@@ -6,6 +6,8 @@ positions are grid steps from the centre, matrices act on (x, y, z).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numba
 import numpy as np
 from numba import uintp
@@ -13,7 +15,12 @@ from numba import uintp
 __all__ = ["mean_over", "rotated_correlations"]
 
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
-_OPTIONS = {"nogil": True, "cache": True, "fastmath": _FASTMATH, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "cache": True,
+    "fastmath": _FASTMATH,
+    "error_model": "numpy",
+}
 
 
 @numba.njit(inline="always", **_OPTIONS)

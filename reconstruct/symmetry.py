@@ -36,6 +36,7 @@ __all__ = [
     "rotate_statistics",
     "shift_poses",
     "shift_statistics",
+    "storable_statistics",
     "symmetrise_statistics",
 ]
 
@@ -94,7 +95,8 @@ def parse_group(name: str) -> Group:
 
 def _turn(axis: tuple[float, float, float], fold: int) -> Float64:
     unit = np.array(axis) / np.linalg.norm(axis)
-    return matrix_from_vector(unit[None] * (2 * np.pi / fold))[0]
+    turned: Float64 = matrix_from_vector(unit[None] * (2 * np.pi / fold))[0]
+    return turned
 
 
 def _closure(generators: Float64) -> Float64:
@@ -218,6 +220,18 @@ def shift_statistics(crop: Float32, displacement_pixels: Float64, *, padded: int
     phase = ramps[2][:, None, None] * ramps[1][None, :, None] * ramps[0][None, None, reach:]
     moved = (crop[..., 0] + 1j * crop[..., 1]) * phase
     return np.stack([moved.real, moved.imag, crop[..., 2]], axis=-1).astype(np.float32)
+
+
+def storable_statistics(crop: Float32) -> Float32:
+    """Undo ``update.symmetric_plane``: statistics (g, g, reach + 2, 3) that a learner may hold.
+
+    The plane x = 0 holds each sample and its Friedel mate again when it is read, so half of it is
+    stored; beyond ``reach`` there is nothing.
+    """
+    stored = np.zeros((*crop.shape[:2], crop.shape[2] + 1, 3), np.float32)
+    stored[:, :, :-1] = crop
+    stored[:, :, 0] *= 0.5
+    return stored
 
 
 def _mean_over(crop: Float32, matrices: Float64) -> Float32:

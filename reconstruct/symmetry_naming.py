@@ -114,6 +114,8 @@ def name_symmetry(
     raw = fourier_cube(volume, LAST_SHELL, oversampling=OVERSAMPLING)
     edge = volume.shape[0]
     probe = _probe(raw, displacement, edge)
+    if not (probe.power > 0).all():
+        return _silent(displacement, {}, 0.0, "The map is empty at the shells that would tell")
     found, _ = _candidates(probe, max_order)
     # A symmetric map says itself where its axes meet, better than its centre of mass does; the
     # largest promising group is asked, because one axis alone says nothing along itself.
@@ -370,7 +372,8 @@ def _frame(principal: Float64, second: Float64) -> Float64:
 
 
 def _across(axis: Float64) -> Float64:
-    return np.eye(3)[int(np.argmin(np.abs(axis)))]
+    helper: Float64 = np.eye(3)[int(np.argmin(np.abs(axis)))]
+    return helper
 
 
 def _candidates(probe: _Probe, max_order: int) -> tuple[list[_Candidate], float]:
