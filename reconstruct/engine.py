@@ -19,9 +19,9 @@ from threadpoolctl import ThreadpoolController
 
 from reconstruct import kernels_cpu
 from reconstruct.ctf import electron_wavelength_angstrom
-from reconstruct.fourier import image_spectra, make_half_plane
+from reconstruct.fourier import image_spectra, make_half_plane, soft_mask
 from reconstruct.learner import Learner, LearnResult, Start
-from reconstruct.noise import circular_window, normalise, outside_power, smooth_spectrum
+from reconstruct.noise import normalise, outside_power, smooth_spectrum
 from reconstruct.schedule import Schedule, memory_window
 from reconstruct.search import WeightedBatch, weigh
 from reconstruct.snapshot import class_snapshot, honest_resolution
@@ -79,7 +79,7 @@ class Engine:
         self._max_shift_pixels = box / 16 if shift is None else shift / geometry.pixel_size_angstrom
         self.plane = make_half_plane(box, self.max_radius)
         self.grid = MapGrid(box, OVERSAMPLING, radius_pixels)
-        self._window = circular_window(box, min(radius_pixels, box / 2 - 5), 4.0)
+        self._window = soft_mask(box, min(radius_pixels, box / 2 - 5), 4.0, axes=2)
         start = settings.initial_resolution_angstrom
         radius = 5 if start is None else max(3, round(geometry.box_angstrom / start))
         join = max(3, round(geometry.box_angstrom / JOIN_ANGSTROM))

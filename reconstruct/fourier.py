@@ -24,7 +24,6 @@ __all__ = [
     "full_from_half",
     "image_spectra",
     "make_half_plane",
-    "resample_volume",
     "shell_index",
     "sinc_squared",
     "soft_mask",
@@ -126,14 +125,17 @@ def sinc_squared(size: int, extent: float, *, spacing: float = 1.0) -> npt.NDArr
     return (np.sinc(position / extent) ** 2).astype(np.float32)
 
 
-def soft_mask(size: int, radius: float, edge: float, *, spacing: float = 1.0) -> Float32:
-    """Spherical window (size, size, size): 1 inside ``radius``, cosine fall over ``edge`` pixels."""
-    axis = (np.arange(size) - size // 2) * spacing
-    distance = np.sqrt(
-        axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
-    )
+def soft_mask(
+    size: int, radius: float, edge: float, *, spacing: float = 1.0, axes: int = 3
+) -> Float32:
+    """Round window of ``size`` samples along each axis, ``spacing`` pixels apart.
+
+    It is 1 inside ``radius`` pixels of the centre and falls as a cosine over ``edge`` pixels.
+    """
+    squared = np.square((np.arange(size) - size // 2) * spacing)
+    distance = np.sqrt(sum(np.ix_(*[squared] * axes), np.zeros(())))
     fall = np.clip((distance - radius) / max(edge, 1e-6), 0.0, 1.0)
-    return (0.5 + 0.5 * np.cos(np.pi * fall)).astype(np.float32)
+    return (0.5 + 0.5 * np.cos(np.pi * fall)).astype(np.float32)  # type: ignore[no-any-return]
 
 
 def centred_rfftn(volume: npt.NDArray[np.floating]) -> Complex64:
@@ -162,7 +164,7 @@ def fourier_cube(
     central slice equals the spectrum of the projection as ``image_spectra`` makes it.
     """
     n = volume.shape[0]
-    padded = 2 * int(round(n * oversampling / 2))
+    padded = 2 * round(n * oversampling / 2)
     reach = int(np.ceil(radius * oversampling)) + 1
     correction = sinc_squared(n, padded)
     corrected = volume / (
@@ -185,35 +187,3 @@ def full_from_half(half: Complex64, *, xp: Any = np) -> Complex64:
     full[:, :, reach:] = half
     full[:, :, :reach] = xp.conj(half[::-1, ::-1, reach:0:-1])
     return full  # type: ignore[no-any-return]
-
-
-def resample_volume(
-    volume: npt.NDArray[np.floating],
-    pixel_size_angstrom: float,
-    *,
-    box: int,
-    new_pixel_size_angstrom: float,
-) -> Float32:
-    """Band-limited resampling of a cubic map to another box and pixel size.
-
-    The map is padded or cropped in real space to an edge of ``box * new_pixel_size`` and then
-    cropped or padded in Fourier space.
-    """
-    edge = int(round(box * new_pixel_size_angstrom / pixel_size_angstrom))
-    edge += edge % 2
-    n = volume.shape[0]
-    placed = np.zeros((edge, edge, edge), dtype=np.float32)
-    lo_from, lo_to = max(0, n // 2 - edge // 2), max(0, edge // 2 - n // 2)
-    count = min(n - lo_from, edge - lo_to)
-    placed[lo_to : lo_to + count, lo_to : lo_to + count, lo_to : lo_to + count] = volume[
-        lo_from : lo_from + count, lo_from : lo_from + count, lo_from : lo_from + count
-    ]
-    full = np.fft.fftshift(scipy.fft.fftn(np.fft.ifftshift(placed)))
-    out = np.zeros((box, box, box), dtype=np.complex64)
-    m = min(box, edge)
-    a, b = edge // 2 - m // 2, box // 2 - m // 2
-    out[b : b + m, b : b + m, b : b + m] = full[a : a + m, a : a + m, a : a + m]
-    if m == box and box < edge:  # the Nyquist planes have no mirror: drop them
-        out[0, :, :] = out[:, 0, :] = out[:, :, 0] = 0
-    resampled = np.fft.fftshift(scipy.fft.ifftn(np.fft.ifftshift(out))).real
-    return (resampled * (box / edge) ** 3).astype(np.float32)

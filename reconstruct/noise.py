@@ -13,17 +13,9 @@ import numpy.typing as npt
 from reconstruct import kernels_cpu
 from reconstruct.fourier import HalfPlane, image_spectra
 
-__all__ = ["circular_window", "normalise", "outside_power", "smooth_spectrum"]
+__all__ = ["normalise", "outside_power", "smooth_spectrum"]
 
 Float32 = npt.NDArray[np.float32]
-
-
-def circular_window(box: int, radius_pixels: float, edge_pixels: float) -> Float32:
-    """Soft circular window (box, box): 1 inside ``radius_pixels``, cosine fall over the edge."""
-    axis = np.arange(box) - box // 2
-    distance = np.sqrt(axis[:, None] ** 2 + axis[None, :] ** 2)
-    fall = np.clip((distance - radius_pixels) / edge_pixels, 0.0, 1.0)
-    return (0.5 + 0.5 * np.cos(np.pi * fall)).astype(np.float32)
 
 
 def normalise(images: npt.NDArray[np.floating], window: Float32) -> Float32:
