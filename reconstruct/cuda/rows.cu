@@ -1,0 +1,76 @@
+// One row per particle: CTF, weighting, background; and sums over shells.
+
+// -sin(chi) with the phase reduced in double precision: it reaches hundreds of radians.
+__device__ __forceinline__ float ctf_value(const double* u, float kx, float ky, double step) {
+    // u: defocus u and v, angle, phase shift, wavelength, spherical aberration, amplitude contrast
+    double mean = 0.5 * (u[0] + u[1]), half = 0.5 * (u[0] - u[1]), wavelength = u[4];
+    double x = kx, y = ky, k2 = x * x + y * y;
+    double dz = mean * k2 + half * (cos(2 * u[2]) * (x * x - y * y) + sin(2 * u[2]) * 2 * x * y);
+    double linear = 0.5 * TWO_PI * wavelength * step * step;
+    double quartic = 0.25 * TWO_PI * u[5] * wavelength * wavelength * wavelength * step * step *
+                     step * step;
+    double chi = quartic * k2 * k2 - linear * dz - u[3] - atan(u[6] / sqrt(1 - u[6] * u[6]));
+    chi -= TWO_PI * rint(chi / TWO_PI);
+    return -sinf((float)chi);
+}
+
+// Grid: one block per particle. parameters (b, 7) as in ctf_value; out (b, n).
+extern "C" __global__ void ctf_rows(const float* kx, const float* ky, double step,
+                                    const double* parameters, int n, float* out) {
+    const double* u = parameters + 7 * (size_t)blockIdx.x;
+    for (int j = threadIdx.x; j < n; j += blockDim.x)
+        out[(size_t)blockIdx.x * n + j] = ctf_value(u, kx[j], ky[j], step);
+}
+
+// Grid: one block per particle. Takes spectra out of the store's segments (2^shift rows of width
+// coefficients each) and weighs them: C X / noise and C^2 / noise. variance (groups, n).
+extern "C" __global__ void weigh_rows(const u64* segments, int shift, int width,
+                                      const long long* rows, const double* parameters,
+                                      const int* group, const float* variance, const float* kx,
+                                      const float* ky, double step, int n, float* a_re, float* a_im,
+                                      float* c2) {
+    size_t i = blockIdx.x;
+    long long row = rows[i], mask = ((long long)1 << shift) - 1;
+    const float2* spectrum = (const float2*)segments[row >> shift] + (size_t)(row & mask) * width;
+    const float* noise = variance + (size_t)group[i] * n;
+    for (int j = threadIdx.x; j < n; j += blockDim.x) {
+        float ctf = ctf_value(parameters + 7 * i, kx[j], ky[j], step);
+        float weighted = ctf / noise[j];
+        a_re[i * n + j] = spectrum[j].x * weighted;
+        a_im[i * n + j] = spectrum[j].y * weighted;
+        c2[i * n + j] = ctf * weighted;
+    }
+}
+
+// Grid: one block per image of pixels values; outside marks the background.
+extern "C" __global__ void normalise_images(const float* images, const unsigned char* outside,
+                                            int pixels, float* out) {
+    __shared__ double room[1024];
+    const float* source = images + (size_t)blockIdx.x * pixels;
+    float* target = out + (size_t)blockIdx.x * pixels;
+    double total = 0.0, count = 0.0, square = 0.0;
+    for (int p = threadIdx.x; p < pixels; p += blockDim.x) {
+        if (!outside[p]) continue;
+        total += source[p];
+        count += 1.0;
+    }
+    count = block_sum(count, room);
+    double mean = block_sum(total, room) / count;
+    for (int p = threadIdx.x; p < pixels; p += blockDim.x)
+        if (outside[p]) square += (source[p] - mean) * (source[p] - mean);
+    double deviation = sqrt(block_sum(square, room) / count);
+    double gain = deviation > 0.0 ? 1.0 / deviation : 1.0;
+    for (int p = threadIdx.x; p < pixels; p += blockDim.x)
+        target[p] = (float)((source[p] - mean) * gain);
+}
+
+// Grid: one block per segment. sums[s] of values[order[starts[s]:starts[s + 1]]].
+extern "C" __global__ void segment_sums(const double* values, const int* order, const int* starts,
+                                        double* sums) {
+    __shared__ double room[1024];
+    double total = 0.0;
+    for (int e = starts[blockIdx.x] + threadIdx.x; e < starts[blockIdx.x + 1]; e += blockDim.x)
+        total += values[order[e]];
+    total = block_sum(total, room);
+    if (threadIdx.x == 0) sums[blockIdx.x] = total;
+}

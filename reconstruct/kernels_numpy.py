@@ -1,0 +1,230 @@
+"""Plain NumPy twins of the kernels: what each must compute, in float64 and without cleverness.
+
+Same names and arguments as ``kernels_cpu`` and ``kernels_cuda``; only tests and rehearsals call
+them. Cells with equal scores keep the order of their index.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "ctf_rows",
+    "extract_slices",
+    "insert_particles",
+    "normalise_images",
+    "refine_poses",
+    "segment_sums",
+    "select_cells",
+    "shift_rows",
+    "weigh_rows",
+]
+
+Float = npt.NDArray[np.floating]
+Int = npt.NDArray[np.integer]
+Complex = npt.NDArray[np.complexfloating]
+
+_CORNERS = [(z, y, x) for z in (0, 1) for y in (0, 1) for x in (0, 1)]
+
+
+def _slice_positions(rotation: Float, kx: Float, ky: Float, scale: float) -> Float:
+    """Grid positions (n, 3) in x, y, z of a central slice, from the centre."""
+    a = np.asarray(rotation, np.float64).reshape(3, 3)
+    plane = np.stack([kx, ky, np.zeros_like(kx)], axis=1).astype(np.float64) * scale
+    return plane @ a  # rows of A.T @ k
+
+
+def _slice(cube: Float, rotation: Float, kx: Float, ky: Float, scale: float) -> Complex:
+    """Trilinear central slice (n,) of a cube (g, g, g, 2)."""
+    values = cube[..., 0].astype(np.float64) + 1j * cube[..., 1]
+    position = _slice_positions(rotation, kx, ky, scale) + (len(cube) - 1) // 2
+    low = np.floor(position).astype(int)
+    part = position - low
+    total = np.zeros(len(kx), np.complex128)
+    for z, y, x in _CORNERS:
+        weight = np.prod(np.where([x, y, z], part, 1 - part), axis=1)
+        total += weight * values[low[:, 2] + z, low[:, 1] + y, low[:, 0] + x]
+    return total
+
+
+def _phases(shift: Float, kx: Float, ky: Float, box: float) -> Complex:
+    return np.exp(-2j * np.pi / box * (kx.astype(np.float64) * shift[0] + ky * float(shift[1])))
+
+
+def extract_slices(
+    cube: Float, rotations: Float, kx: Float, ky: Float, scale: float, out: Float
+) -> None:
+    """Slices of one cube (g, g, g, 2) at rotations (m, 9) into out (m, 2, n)."""
+    for row, rotation in zip(out, rotations, strict=True):
+        values = _slice(cube, rotation, kx, ky, scale)
+        row[0], row[1] = values.real, values.imag
+
+
+def shift_rows(a_re: Float, a_im: Float, phase_re: Float, phase_im: Float, out: Float) -> None:
+    """Spectra (b, >= n) times the phases (t, n) of each shift, into out (b, t, 2n)."""
+    n = phase_re.shape[1]
+    spectra = a_re[:, :n] + 1j * a_im[:, :n].astype(np.float64)
+    moved = spectra[:, None, :] * (phase_re + 1j * phase_im.astype(np.float64))
+    out[..., :n], out[..., n:] = moved.real, moved.imag
+
+
+def _kept(scores: Float, keep: int, sharpness: float, share: float) -> Int:
+    """Indices of the best ``keep`` scores, cut at ``share`` of their tempered mass."""
+    order = np.argsort(-scores, kind="stable")[:keep]
+    best = scores[order].astype(np.float64)
+    mass = np.cumsum(np.exp((best - best[0]) * sharpness))
+    return order[: int(np.searchsorted(mass, share * mass[-1])) + 1]
+
+
+def select_cells(
+    scores: Float,
+    half_power: Float,
+    log_prior: Float,
+    keep: int,
+    sharpness: float,
+    share: float,
+    index: Int,
+    value: Float,
+    count: Int,
+) -> None:
+    """Keep the best cells of scores (b, t, r) - half_power (b, r) + log_prior (r,)."""
+    total = (scores + (log_prior - half_power)[:, None, :]).reshape(len(scores), -1)
+    for i, row in enumerate(total):
+        kept = _kept(row, keep, sharpness, share)
+        count[i] = len(kept)
+        index[i, : len(kept)] = kept
+        value[i, : len(kept)] = row[kept]
+
+
+def refine_poses(
+    cubes: Float, kx: Float, ky: Float, ikx: Int, iky: Int, scale: float, box: float,
+    a_re: Float, a_im: Float, c2: Float, n: int,
+    offsets: Float, shift_step: float, log_prior: Float,
+    cell_rotation: Float, cell_rotation_id: Int, cell_shift: Float, cell_shift_id: Int,
+    cell_class: Int, cell_count: Int,
+    keep: int, sharpness: float, share: float,
+    out_rotation: Float, out_rotation_id: Int, out_shift: Float, out_shift_id: Int,
+    out_class: Int, out_score: Float, out_count: Int, out_evidence: Float,
+) -> None:  # fmt: skip
+    """Split every cell of each particle into 8 rotations x 4 shifts, score them, keep the best."""
+    kx, ky = kx[:n], ky[:n]
+    moves = [(x, y) for y in (-0.25, 0.25) for x in (-0.25, 0.25)]
+    for i in range(len(cell_count)):
+        cells = int(cell_count[i])
+        spectrum = a_re[i, :n] + 1j * a_im[i, :n].astype(np.float64)
+        turned = [
+            np.einsum("oij,jk->oik", offsets.reshape(8, 3, 3), cell_rotation[i, c].reshape(3, 3))
+            for c in range(cells)
+        ]
+        moved = [cell_shift[i, c] + np.array(moves) * shift_step for c in range(cells)]
+        scores = np.empty((cells, 8, 4))
+        for c in range(cells):
+            k = int(cell_class[i, c])
+            for o in range(8):
+                values = _slice(cubes[k], turned[c][o], kx, ky, scale)
+                power = 0.5 * np.sum(c2[i, :n] * np.abs(values) ** 2)
+                for m in range(4):
+                    shifted = spectrum * _phases(moved[c][m], kx, ky, box)
+                    scores[c, o, m] = (shifted * values.conj()).real.sum() - power + log_prior[k]
+        flat = scores.ravel()
+        kept = _kept(flat, keep, sharpness, share)
+        groups = _first_seen(cell_rotation_id[i, :cells])
+        slots = _first_seen(cell_shift_id[i, :cells])
+        for place, child in enumerate(kept):
+            c, o, m = np.unravel_index(child, scores.shape)
+            out_rotation[i, place] = turned[c][o].ravel()
+            out_rotation_id[i, place] = 8 * groups[c] + o
+            out_shift[i, place] = moved[c][m]
+            out_shift_id[i, place] = 4 * slots[c] + m
+            out_class[i, place] = cell_class[i, c]
+            out_score[i, place] = flat[child]
+        out_count[i] = len(kept)
+        out_evidence[i] = flat.max() + np.log(np.exp(flat - flat.max()).sum())
+
+
+def _first_seen(ids: Int) -> list[int]:
+    """Number of each id in the order in which the ids first appear."""
+    known: dict[int, int] = {}
+    return [known.setdefault(int(one), len(known)) for one in ids]
+
+
+def insert_particles(
+    statistics: Float, members: Int, kx: Float, ky: Float, ikx: Int, iky: Int,
+    scale: float, box: float, a_re: Float, a_im: Float, c2: Float, n: int,
+    cell_rotation: Float, cell_rotation_id: Int, cell_shift: Float, cell_class: Int,
+    cell_weight: Float, cell_count: Int,
+) -> None:  # fmt: skip
+    """Add weighted slices to statistics (K, g, g, r + 2, 3): Re N, Im N, D."""
+    kx, ky = kx[:n], ky[:n]
+    total = np.zeros(statistics.shape)
+    centre = (statistics.shape[1] - 1) // 2
+    for i in members:
+        spectrum = a_re[i, :n] + 1j * a_im[i, :n].astype(np.float64)
+        for c in range(int(cell_count[i])):
+            weight = float(cell_weight[i, c])
+            values = weight * spectrum * _phases(cell_shift[i, c], kx, ky, box)
+            position = _slice_positions(cell_rotation[i, c], kx, ky, scale)
+            mirrored = position[:, 0] < 0
+            position[mirrored] *= -1
+            values = np.where(mirrored, values.conj(), values)
+            position[:, 1:] += centre
+            low = np.floor(position).astype(int)
+            part = position - low
+            rows = np.stack([values.real, values.imag, weight * c2[i, :n]], axis=1)
+            for z, y, x in _CORNERS:
+                share = np.prod(np.where([x, y, z], part, 1 - part), axis=1)
+                place = (low[:, 2] + z, low[:, 1] + y, low[:, 0] + x)
+                np.add.at(total[cell_class[i, c]], place, share[:, None] * rows)
+    statistics += total.astype(statistics.dtype)
+
+
+def ctf_rows(
+    kx: Float, ky: Float, step: float, parameters: Float,
+    wavelength: Float, cs_angstrom: Float, amplitude: Float, out: Float,
+) -> None:  # fmt: skip
+    """CTF of each particle (b, n); see ``kernels_cpu.ctf_rows`` for the arguments."""
+    u, v, angle, phase = (column[:, None] for column in parameters.T)
+    wavelength, cs, w = (column[:, None] for column in (wavelength, cs_angstrom, amplitude))
+    x, y = kx.astype(np.float64) * step, ky.astype(np.float64) * step
+    squared = x * x + y * y
+    defocus = 0.5 * (u + v) + 0.5 * (u - v) * np.cos(2 * (np.arctan2(y, x) - angle))
+    chi = (
+        0.5 * np.pi * cs * wavelength**3 * squared**2
+        - np.pi * wavelength * defocus * squared
+        - phase
+        - np.arctan(w / np.sqrt(1 - w * w))
+    )
+    out[:] = -np.sin(chi)
+
+
+def weigh_rows(
+    segments: list[Complex], segment_bits: int, width: int, rows: Int,
+    parameters: Float, group: Int, variance: Float, kx: Float, ky: Float, step: float,
+    a_re: Float, a_im: Float, c2: Float,
+) -> None:  # fmt: skip
+    """``weigh`` of the store's ``rows``; ``segments`` are arrays here, not addresses."""
+    n = a_re.shape[1]
+    spectra = np.stack([segments[row >> segment_bits][row % (1 << segment_bits)] for row in rows])
+    ctf = np.empty((len(rows), n))
+    optics = parameters[:, 4], parameters[:, 5], parameters[:, 6]
+    ctf_rows(kx[:n], ky[:n], step, parameters[:, :4], *optics, ctf)
+    weighted = ctf / variance[group]
+    a_re[:], a_im[:] = spectra.real[:, :n] * weighted, spectra.imag[:, :n] * weighted
+    c2[:] = ctf * weighted
+
+
+def normalise_images(images: Float, outside: npt.NDArray[np.bool_], out: Float) -> None:
+    """Background mean 0 and deviation 1; a constant background keeps its scale."""
+    for source, target in zip(images, out, strict=True):
+        background = source.ravel()[outside].astype(np.float64)
+        deviation = background.std()
+        target[:] = (source - background.mean()) / (deviation if deviation > 0 else 1.0)
+
+
+def segment_sums(values: Float, order: Int, starts: Int, sums: Any) -> None:
+    """Sums of ``values[order]`` between ``starts``."""
+    for s in range(len(sums)):
+        sums[s] = values[order[starts[s] : starts[s + 1]]].sum()

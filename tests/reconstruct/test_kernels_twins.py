@@ -1,0 +1,278 @@
+"""Every kernel computes what its NumPy twin does: compiled CPU code, CUDA text, CUDA device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from reconstruct import kernels_cpu, kernels_numpy
+from reconstruct.backend import describe_devices, make_backend
+from reconstruct.kernels_cuda import CudaKernels
+from reconstruct.rotations import random_rotations
+from tests.reconstruct.cuda_host import HostLauncher
+from tests.reconstruct.kernel_cases import SCALE, Implementation, PoseCase, pose_case
+
+SLICE_TOLERANCE = 2e-6  # float32 interpolation weights on values of about 1
+SCORE_TOLERANCE = 2e-4  # nats: a sum of some 100 float32 products of about 1
+CTF_TOLERANCE = 3e-6  # a sine in float32 after a reduction in float64
+SUM_TOLERANCE = 3e-5  # float32 sums over particles of values of about 1
+ROW_TOLERANCE = 2e-5  # relative, float32 products
+
+KINDS = ["numba", "cuda text on the host", pytest.param("cuda device", marks=pytest.mark.gpu)]
+CUDA_KINDS = KINDS[1:]
+
+
+@pytest.fixture(scope="session")
+def host_launcher(tmp_path_factory: pytest.TempPathFactory) -> HostLauncher:
+    return HostLauncher(tmp_path_factory.mktemp("cuda_host"))
+
+
+@pytest.fixture
+def kernels(request: pytest.FixtureRequest) -> Implementation:
+    kind = request.param
+    if kind == "numba":
+        return Implementation(kind, kernels_cpu, np.asarray, np.asarray)
+    if kind == "cuda device":
+        usable = [one for one in describe_devices() if one.usable and one.device != "cpu"]
+        if not usable:
+            pytest.skip("no CUDA device")
+        backend = make_backend(usable[0].device)
+        return Implementation(kind, backend.kernels, backend.asarray, backend.asnumpy)
+    launcher: HostLauncher = request.getfixturevalue("host_launcher")
+    return Implementation(kind, CudaKernels(launcher, np), np.ascontiguousarray, np.asarray)
+
+
+TWIN = Implementation("twin", kernels_numpy, np.asarray, np.asarray)
+every_kind = pytest.mark.parametrize("kernels", KINDS, indirect=True)
+every_cuda = pytest.mark.parametrize("kernels", CUDA_KINDS, indirect=True)
+
+
+@every_kind
+def test_slices(kernels: Implementation) -> None:
+    case = pose_case()
+    plane = case.plane
+    rotations = random_rotations(np.random.default_rng(1), 7).reshape(-1, 9).astype(np.float32)
+    out = np.empty((7, 2, len(plane.kx)), np.float32)
+    call = (case.cubes[0], rotations, plane.kx, plane.ky, np.float32(SCALE), out)
+    (got,) = kernels.call("extract_slices", *call, out=(5,))
+    (expected,) = TWIN.call("extract_slices", *call, out=(5,))
+    np.testing.assert_allclose(got, expected, atol=SLICE_TOLERANCE)
+
+
+def coarse_scores(seed: int, shape: tuple[int, int, int]) -> tuple[npt.NDArray[np.float32], ...]:
+    rng = np.random.default_rng(seed)
+    b, _, r = shape
+    scores = (5 * rng.standard_normal(shape)).astype(np.float32)
+    return scores, rng.uniform(0, 3, (b, r)).astype(np.float32), np.zeros(r, np.float32) - 0.5
+
+
+def select(kernels: Implementation, arrays: tuple[Any, ...], keep: int = 40) -> list[Any]:
+    b = len(arrays[0])
+    out = (np.zeros((b, keep), np.int32), np.zeros((b, keep), np.float32), np.zeros(b, np.int32))
+    return kernels.call("select_cells", *arrays, keep, 0.33, 0.99, *out, out=(6, 7, 8))
+
+
+@every_kind
+@pytest.mark.parametrize("shape", [(3, 9, 700), (2, 4, 5), (2, 1, 40)])
+def test_the_best_coarse_cells(kernels: Implementation, shape: tuple[int, int, int]) -> None:
+    arrays = coarse_scores(0, shape)
+    got, expected = select(kernels, arrays), select(TWIN, arrays)
+    np.testing.assert_array_equal(got[2], expected[2])
+    np.testing.assert_array_equal(got[0], expected[0])
+    np.testing.assert_allclose(got[1], expected[1], atol=SLICE_TOLERANCE)
+
+
+@every_cuda
+def test_coarse_cells_that_all_score_alike_are_taken_in_order(kernels: Implementation) -> None:
+    scores, half_power, log_prior = coarse_scores(0, (2, 16, 300))
+    scores[:], half_power[:] = 1.0, 0.25
+    scores[0, 9, 100] = 2.0  # one stands out: too many others tie with the bound
+    got = select(kernels, (scores, half_power, log_prior))
+    expected = select(TWIN, (scores, half_power, log_prior))
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def refine(kernels: Implementation, case: PoseCase, *, n: int, keep: int = 20) -> list[Any]:
+    b = len(case.count)
+    plane = case.plane
+    out = (
+        np.zeros((b, keep, 9), np.float32), np.zeros((b, keep), np.int32),
+        np.zeros((b, keep, 2), np.float32), np.zeros((b, keep), np.int32),
+        np.zeros((b, keep), np.int32), np.zeros((b, keep), np.float32),
+        np.zeros(b, np.int32), np.zeros(b, np.float32),
+    )  # fmt: skip
+    arguments = (
+        case.cubes, plane.kx, plane.ky, plane.kx.astype(np.int32), plane.ky.astype(np.int32),
+        np.float32(SCALE), float(plane.box), case.a_re, case.a_im, case.c2, n,
+        case.offsets, 1.5, case.log_prior, case.rotation, case.rotation_id, case.shift,
+        case.shift_id, case.class_index, case.count, keep, 0.2, 0.999, *out,
+    )  # fmt: skip
+    return kernels.call("refine_poses", *arguments, out=tuple(range(23, 31)))
+
+
+@every_kind
+@pytest.mark.parametrize("radius", [3, 9])
+def test_refined_poses(kernels: Implementation, radius: int) -> None:
+    case = pose_case()
+    n = case.plane.count(radius)
+    got, expected = (refine(one, case, n=n) for one in (kernels, TWIN))
+    names = ("rotation", "rotation_id", "shift", "shift_id", "class", "score", "count", "evidence")
+    for name, one, other in zip(names, got, expected, strict=True):
+        if one.dtype.kind == "i":
+            np.testing.assert_array_equal(one, other, err_msg=name)
+        else:
+            np.testing.assert_allclose(one, other, atol=SCORE_TOLERANCE, err_msg=name)
+
+
+def insert(kernels: Implementation, case: PoseCase, members: list[int]) -> npt.NDArray[Any]:
+    plane, n = case.plane, len(case.plane.kx)
+    reach = case.grid.reach(plane.max_radius)
+    g = 2 * reach + 1
+    statistics = np.full((len(case.cubes), g, g, reach + 2, 3), 0.5, np.float32)
+    arguments = (
+        statistics, np.array(members, np.intp), plane.kx, plane.ky, plane.kx.astype(np.int32),
+        plane.ky.astype(np.int32), np.float32(SCALE), float(plane.box), case.a_re, case.a_im,
+        case.c2, n, case.rotation, case.rotation_id, case.shift, case.class_index, case.weight,
+        case.count,
+    )  # fmt: skip
+    return kernels.call("insert_particles", *arguments, out=(0,))[0]
+
+
+@every_kind
+@pytest.mark.parametrize("members", [[0, 1, 2, 3, 4], [3], []])
+def test_back_projection(kernels: Implementation, members: list[int]) -> None:
+    case = pose_case()
+    expected = insert(TWIN, case, members)
+    assert (np.ptp(expected) > 0) == bool(members)
+    np.testing.assert_allclose(insert(kernels, case, members), expected, atol=SUM_TOLERANCE)
+
+
+@every_cuda
+def test_back_projection_does_not_depend_on_order(kernels: Implementation) -> None:
+    case = pose_case(particles=9)
+    first = insert(kernels, case, list(range(9)))
+    np.testing.assert_array_equal(insert(kernels, case, list(range(9))[::-1]), first)
+
+
+@every_kind
+def test_ctf(kernels: Implementation) -> None:
+    rng = np.random.default_rng(2)
+    plane = pose_case().plane
+    b = 6
+    u = rng.uniform(5e3, 3e4, b)
+    parameters = np.stack([u, u - 800, rng.uniform(-3, 3, b), rng.uniform(0, 3, b)], axis=1)
+    out = np.empty((b, len(plane.kx)), np.float32)
+    optics = np.full(b, 0.0197), np.full(b, 2.7e7), np.full(b, 0.1)
+    call = (plane.kx, plane.ky, 1 / 60.0, parameters, *optics, out)  # to 6.7 A
+    (got,) = kernels.call("ctf_rows", *call, out=(7,))
+    (expected,) = TWIN.call("ctf_rows", *call, out=(7,))
+    np.testing.assert_allclose(got, expected, atol=CTF_TOLERANCE)
+
+
+@every_kind
+def test_background(kernels: Implementation) -> None:
+    rng = np.random.default_rng(3)
+    images = (40 + 7 * rng.standard_normal((4, 20, 20))).astype(np.float32)
+    images[2] = 5.0  # a constant image keeps its scale
+    outside = rng.random(400) < 0.3
+    call = (images, outside, np.empty_like(images))
+    (got,) = kernels.call("normalise_images", *call, out=(2,))
+    (expected,) = TWIN.call("normalise_images", *call, out=(2,))
+    np.testing.assert_allclose(got, expected, atol=ROW_TOLERANCE)
+
+
+@every_cuda
+def test_shifted_rows(kernels: Implementation) -> None:
+    case = pose_case()
+    rng = np.random.default_rng(4)
+    angle = rng.uniform(-3, 3, (6, 50)).astype(np.float32)
+    call = (case.a_re, case.a_im, np.cos(angle), np.sin(angle), np.empty((5, 6, 100), np.float32))
+    (got,) = kernels.call("shift_rows", *call, out=(4,))
+    (expected,) = TWIN.call("shift_rows", *call, out=(4,))
+    np.testing.assert_allclose(got, expected, atol=SLICE_TOLERANCE)
+
+
+@every_cuda
+def test_sums_over_shells(kernels: Implementation) -> None:
+    rng = np.random.default_rng(5)
+    values, shells = rng.standard_normal(5000), rng.integers(0, 30, 5000)
+    order = np.argsort(shells, kind="stable").astype(np.int32)
+    starts = np.searchsorted(shells[order], np.arange(31)).astype(np.int32)
+    (got,) = kernels.call("segment_sums", values, order, starts, np.empty(30), out=(3,))
+    np.testing.assert_allclose(got, np.bincount(shells, values), rtol=1e-12, atol=1e-12)
+
+
+@every_cuda
+def test_rows_out_of_a_segmented_store_are_weighed(kernels: Implementation) -> None:
+    rng = np.random.default_rng(6)
+    plane = pose_case().plane
+    bits, width, n = 3, len(plane.kx) + 2, len(plane.kx) - 7
+    spectra = rng.standard_normal((2, 8, width, 2)).astype(np.float32).view(np.complex64)[..., 0]
+    segments = [kernels.put(one) for one in spectra]
+    pointer = "ptr" if hasattr(segments[0].data, "ptr") else None
+    addresses = [one.data.ptr if pointer else one.ctypes.data for one in segments]
+    rows = np.array([1, 15, 8, 7], np.int64)
+    parameters = np.tile([15e3, 14e3, 0.4, 0.0, 0.0197, 2.7e7, 0.1], (4, 1))
+    group = np.array([0, 1, 1, 0], np.int32)
+    variance = rng.uniform(0.5, 2, (2, n)).astype(np.float32)
+    shared = (bits, width, rows, parameters, group, variance, plane.kx, plane.ky, 1 / 160)
+    out = tuple(np.empty((4, n), np.float32) for _ in range(3))
+    got = kernels.call(
+        "weigh_rows", np.array(addresses, np.uint64), *shared, *out, out=(10, 11, 12)
+    )
+    expected = TWIN.call("weigh_rows", list(spectra), *shared, *out, out=(10, 11, 12))
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=ROW_TOLERANCE)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_order_of_threads_does_not_show(host_launcher: HostLauncher, seed: int) -> None:
+    kernels = CudaKernels(host_launcher, np)
+    one = Implementation("host", kernels, np.ascontiguousarray, np.asarray)
+    case = pose_case()
+    arrays = coarse_scores(0, (2, 9, 700))
+    tied = (np.ones_like(arrays[0]), *arrays[1:])
+    runs = []
+    for order in (0, seed):
+        host_launcher.order(order)
+        found = refine(one, case, n=len(case.plane.kx))
+        runs.append([*found, *select(one, arrays), *select(one, tied), insert(one, case, [0, 1])])
+    host_launcher.order(0)
+    for first, second in zip(*runs, strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+def test_the_host_sees_writes_beyond_shared_memory(host_launcher: HostLauncher) -> None:
+    class Stingy:
+        def launch(self, *call: Any, shared_bytes: int = 0) -> None:
+            host_launcher.launch(*call, shared_bytes=max(0, shared_bytes - 64))
+
+    kernels = CudaKernels(Stingy(), np)
+    case = pose_case()
+    with pytest.raises(AssertionError, match="beyond its shared memory"):
+        refine(
+            Implementation("host", kernels, np.ascontiguousarray, np.asarray),
+            case,
+            n=len(case.plane.kx),
+        )
+
+
+def test_phase_tables_reach_every_coefficient() -> None:
+    from reconstruct.fourier import make_half_plane
+    from reconstruct.kernels_cuda import _table_length
+
+    plane = make_half_plane(260, 128)
+    largest = np.maximum.accumulate(np.maximum(np.abs(plane.kx), np.abs(plane.ky)))
+    lengths = np.array([_table_length(n) for n in range(1, len(largest) + 1)])
+    assert (largest < lengths).all()
+
+
+def test_unsuitable_arrays_are_refused(host_launcher: HostLauncher, tmp_path: Path) -> None:
+    kernels = CudaKernels(host_launcher, np)
+    with pytest.raises(ValueError, match="C-contiguous"):
+        kernels.segment_sums(np.zeros(9)[::2], np.zeros(2, np.int32), np.zeros(2), np.zeros(1))
