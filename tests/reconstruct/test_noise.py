@@ -1,0 +1,88 @@
+"""Noise spectra measured around the particle are those of the noise inside the window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from reconstruct.fourier import image_spectra, soft_mask
+from reconstruct.noise import normalise, outside_power, smooth_spectrum
+from tests.reconstruct.small_sets import GEOMETRY, demo_map, plane
+
+BOX = GEOMETRY.box
+WINDOW = soft_mask(BOX, 9.0, 4.0, axes=2)
+
+
+def _white(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((count, BOX, BOX)).astype(np.float32)
+
+
+def _coloured(count: int) -> np.ndarray:
+    """Noise whose amplitude falls from 3 to 1 over some four shells."""
+    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(BOX, 1 / BOX), np.fft.rfftfreq(BOX, 1 / BOX)))
+    amplitude = 1.0 + 2.0 * np.exp(-((frequency.T / 4.0) ** 2))
+    noise = np.fft.irfft2(np.fft.rfft2(_white(count)) * amplitude, s=(BOX, BOX))
+    return np.asarray(noise, np.float32)
+
+
+def _windowed_variance(noise: np.ndarray) -> np.ndarray:
+    """What the search needs: component variance of windowed noise, per shell."""
+    power = np.abs(image_spectra(noise * WINDOW, plane())) ** 2
+    return 0.5 * plane().per_shell_mean(power).mean(axis=0)
+
+
+def test_the_background_gets_mean_0_and_deviation_1() -> None:
+    images = 7.0 + 3.0 * _white(4) + 100.0 * (WINDOW > 0)
+    normalised = normalise(images, WINDOW)
+    outside = normalised[:, WINDOW == 0]
+    assert np.allclose(outside.mean(axis=1), 0, atol=1e-5)
+    assert np.allclose(outside.std(axis=1), 1, atol=1e-5)
+    assert normalised[:, BOX // 2, BOX // 2].min() > 20  # the particle stays bright
+
+
+def test_the_scale_and_the_offset_of_an_image_do_not_matter() -> None:
+    images = _white(3)
+    assert np.allclose(normalise(0.01 * images - 5, WINDOW), normalise(images, WINDOW), atol=1e-4)
+
+
+def test_half_precision_is_read_as_it_is() -> None:
+    half = _white(2).astype(np.float16)
+    assert np.array_equal(normalise(half, WINDOW), normalise(half.astype(np.float32), WINDOW))
+
+
+def test_a_constant_background_gives_numbers() -> None:
+    images = np.full((1, BOX, BOX), 4.0, np.float32)
+    images[0, BOX // 2, BOX // 2] = 6.0
+    normalised = normalise(images, WINDOW)
+    assert normalised[0, 0, 0] == 0
+    assert normalised[0, BOX // 2, BOX // 2] == 2
+
+
+def test_white_noise_has_the_power_of_the_windowed_noise() -> None:
+    noise = _white(400)
+    power = outside_power(noise, WINDOW, plane()).mean(axis=0)
+    expected = 0.5 * float((WINDOW**2).sum()) / BOX**2
+    assert power[2:] == pytest.approx(np.full(10, expected), rel=0.1)
+    assert power[2:] == pytest.approx(_windowed_variance(noise)[2:], rel=0.15)
+
+
+def test_coloured_noise_has_the_power_of_the_windowed_noise() -> None:
+    noise = _coloured(600)
+    measured = smooth_spectrum(outside_power(noise, WINDOW, plane()).mean(axis=0))
+    expected = _windowed_variance(noise)
+    assert expected[2] > 3 * expected[11]  # there is a colour to be seen
+    assert measured[2:] == pytest.approx(expected[2:], rel=0.25)
+
+
+def test_the_particle_does_not_enter_its_noise() -> None:
+    noise = _white(50)
+    inside = soft_mask(BOX, 7.0, 2.0, axes=2) * demo_map().sum(axis=0)  # where the window is 1
+    with_particle = outside_power(noise + inside, WINDOW, plane())
+    assert np.allclose(with_particle, outside_power(noise, WINDOW, plane()), rtol=1e-4)
+
+
+def test_smoothing_keeps_a_flat_spectrum_and_never_gives_zero() -> None:
+    flat = np.full(12, 0.3)
+    flat[0] = 0.0  # shell 0 holds no coefficient
+    assert np.allclose(smooth_spectrum(flat), 0.3)
+    assert smooth_spectrum(np.zeros(12)).min() > 0
