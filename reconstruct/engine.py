@@ -231,8 +231,10 @@ class Engine:
     def _decide_race(self, report: StepReport) -> StepReport:
         ranked = sorted((learner.evidence for learner in self._learners), reverse=True)
         self._learners = [self._leader]
-        self._learners[0].split = True
         self._racing = False
+        restart = self._schedule.join_radius + 1
+        self._learners[0].split_halves(restart)
+        mask = 2 * self._leader.mask_radius.max() * self.geometry.pixel_size_angstrom
         event = EngineEvent(
             kind="race",
             message=(
@@ -241,7 +243,12 @@ class Engine:
             ),
             values={"best": ranked[0], "second": ranked[1]},
         )
-        return _with_events(report, (event,))
+        masked = EngineEvent(
+            kind="mask",
+            message=f"The particle needs a mask {mask:.0f} A across; half-sets go on separately",
+            values={"diameter_angstrom": mask},
+        )
+        return _with_events(report, (event, masked))
 
     def _replay(self) -> StepReport:
         size = self.settings.minibatch_final

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct.backend import Backend, cpu_backend
+from reconstruct.extent import particle_radius_pixels
 from reconstruct.fourier import HalfPlane
 from reconstruct.rotations import random_rotations
 from reconstruct.schedule import Schedule, ShellGrowth, grow_radius, search_cuts
@@ -31,6 +32,7 @@ from reconstruct.search import (
 )
 from reconstruct.update import (
     MapGrid,
+    box_volume,
     half_map_fsc,
     join_low_frequencies,
     quotient,
@@ -45,6 +47,8 @@ Float64 = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 FSC_FRACTION = 0.9  # signal share assumed while the half maps are compared with each other
+MASK_EVERY = 5  # updates between fits of the masks
+NARROWEST_MASK = 0.15  # of the box, as a radius
 FSC_EVERY = 3  # updates between half-map comparisons while the radius cannot grow anyway
 
 
@@ -84,6 +88,7 @@ class Learner:
     fsc: list[Float64] = field(default_factory=list)  # per class, (max_radius + 1,)
     class_share: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) sums to 1
     mass: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) particles remembered
+    mask_radius: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) pixels
     evidence: float = 0.0  # running mean per particle, nats
     statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 1, 3), np.float32))
     cubes: tuple[Float32, Float32] | None = None  # what each half-set is scored against
@@ -100,6 +105,7 @@ class Learner:
         if not len(self.class_share):
             self.class_share = np.full(self.n_classes, 1.0 / self.n_classes)
             self.mass = np.zeros(self.n_classes)
+            self.mask_radius = np.full(self.n_classes, self.grid.mask_radius_pixels)
             self.fsc = [np.ones(self.max_radius + 1) for _ in range(self.n_classes)]
             self.growth = ShellGrowth(min(self.schedule.start_radius, self.max_radius), 0)
             self._reserve(self.insert_radius)
@@ -130,6 +136,39 @@ class Learner:
             a, b = reach - held, reach + held + 1
             grown[:, :, a:b, a:b, : held + 2] = old
         self.statistics = grown
+
+    def split_halves(self, radius: int) -> None:
+        """Give the half-sets references of their own, from ``radius`` shells on.
+
+        What both halves learned beyond ``radius`` from one shared reference is forgotten, so that
+        they find it again independently.
+        """
+        self.split = True
+        self.growth = ShellGrowth(min(radius, self.max_radius), self.presented)
+        reach = self.grid.reach(self.insert_radius)
+        held = (self.statistics.shape[2] - 1) // 2
+        if held > reach:
+            span = slice(held - reach, held + reach + 1)
+            self.statistics = self.statistics[:, :, span, span, : reach + 2].copy()
+            self.statistics[..., reach + 1, :] = 0
+        self._reserve(self.insert_radius)
+        self.fsc = [self.compare_halves(k) for k in range(self.n_classes)]
+        self._make_cubes()
+
+    def _fit_masks(self) -> None:
+        """Close each class's mask in on its particle, never wider than the session's."""
+        for k in range(self.n_classes):
+            spectrum = self.map_spectrum(k, self.fsc[k], radius=self.radius)
+            volume = box_volume(self.backend.asnumpy(spectrum), self.grid, windowed=True)
+            self.mask_radius[k] = np.clip(
+                particle_radius_pixels(volume),
+                NARROWEST_MASK * self.grid.box,
+                self.grid.mask_radius_pixels,
+            )
+
+    def class_grid(self, k: int) -> MapGrid:
+        """Sampling of class ``k`` with its own mask."""
+        return replace(self.grid, mask_radius_pixels=float(self.mask_radius[k]))
 
     def plan(self, *, cold: bool) -> SearchPlan:
         """Search plan at the working radius."""
@@ -306,13 +345,15 @@ class Learner:
                 self.growth, best, presented, schedule=self.schedule, max_radius=self.max_radius
             )
             self._reserve(self.insert_radius)
+        if self.presented >= self.schedule.mask_from and self.updates % MASK_EVERY == 0:
+            self._fit_masks()
         self._make_cubes()
 
     def _make_cubes(self) -> None:
         def references(halves: tuple[int, ...]) -> Float32:
             return self.backend.xp.stack(  # type: ignore[no-any-return]
                 [
-                    reference_cube(self._reference(k, halves), self.grid, self.backend)
+                    reference_cube(self._reference(k, halves), self.class_grid(k), self.backend)
                     for k in range(self.n_classes)
                 ]
             )
@@ -347,7 +388,7 @@ class Learner:
             for h in (0, 1)
         )
         fsc = np.zeros(self.max_radius + 1)
-        fsc[: radius + 1] = half_map_fsc(first, second, self.grid, radius, self.backend)
+        fsc[: radius + 1] = half_map_fsc(first, second, self.class_grid(k), radius, self.backend)
         return fsc
 
     def map_spectrum(
@@ -385,6 +426,7 @@ class Learner:
             "statistics": self.backend.asnumpy(self.statistics),
             "class_share": self.class_share,
             "mass": self.mass,
+            "mask_radius": self.mask_radius,
             "fsc": np.stack(self.fsc),
         }
         return meta, arrays
@@ -398,6 +440,7 @@ class Learner:
         self.statistics = self.backend.asarray(arrays["statistics"], np.float32)
         self.class_share = np.asarray(arrays["class_share"], dtype=np.float64).copy()
         self.mass = np.asarray(arrays["mass"], dtype=np.float64).copy()
+        self.mask_radius = np.asarray(arrays["mask_radius"], dtype=np.float64).copy()
         self.fsc = [np.array(row, dtype=np.float64) for row in arrays["fsc"]]
         self.split = bool(meta["split"])
         self.cubes = None

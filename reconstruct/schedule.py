@@ -24,6 +24,7 @@ class Schedule:
     cold_window: float = 100.0  # particles remembered while nothing is known
     cold_presented: int = 1500  # presentations with the shortest memory
     warm_window: float = 150.0
+    mask_from: int = 500  # particles presented before masks close in
     join_radius: int = 8  # shells up to which split half-sets share a reference (40 A)
     insert_beyond: int = 2  # shells beyond the scored radius that enter the statistics
 

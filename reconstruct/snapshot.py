@@ -48,7 +48,7 @@ def class_snapshot(
 ) -> ClassSnapshot:
     """Map, half maps and numbers of class ``k``; ``rotations`` (m, 3, 3) of its particles."""
     radius = learner.insert_radius
-    grid = learner.grid
+    grid = learner.class_grid(k)
     fsc = learner.compare_halves(k)
 
     def volume(halves: tuple[int, ...], *, windowed: bool) -> npt.NDArray[np.float32]:
