@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import scipy.optimize
 
-from reconstruct import kernels_cpu
 from reconstruct.fourier import centred_rfftn, fourier_cube, full_from_half, shell_index
 from reconstruct.rotations import matrix_from_vector, rotation_grid
 
 __all__ = [
+    "RESOLUTION_FSC",
     "Alignment",
     "align_to_truth",
     "crossing_radius",
@@ -23,6 +23,8 @@ __all__ = [
     "mirror",
     "resolution_at",
 ]
+
+RESOLUTION_FSC = 0.143  # half-map FSC at which a resolution is quoted
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

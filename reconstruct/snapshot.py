@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from reconstruct.euler import euler_from_matrix
 from reconstruct.learner import Learner
-from reconstruct.quality import resolution_at
+from reconstruct.quality import RESOLUTION_FSC, resolution_at
 from reconstruct.types import ClassSnapshot
 from reconstruct.update import box_volume
 
@@ -17,7 +17,7 @@ VIEW_BINS = (18, 36)  # tilt 0..pi, rot -pi..pi
 
 
 def honest_resolution(
-    fsc: npt.NDArray[np.floating], box_angstrom: float, threshold: float = 0.143
+    fsc: npt.NDArray[np.floating], box_angstrom: float, threshold: float = RESOLUTION_FSC
 ) -> float | None:
     """Half-map resolution at FSC 0.143; None while the halves agree nowhere.
 

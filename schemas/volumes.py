@@ -59,7 +59,7 @@ class ClassManifest(WireModel):
     resolution_angstrom: PositiveFloat | None
     """Resolution, or null until it can be said honestly."""
     resolution_kind: Label
-    """How it is measured, such as half_map_fsc_0.5."""
+    """How it is measured, such as half_map_fsc_0.143."""
     occupancy: Fraction
     """Share of the posterior mass."""
     effective_particles: Annotated[FiniteFloat, Field(ge=0)]

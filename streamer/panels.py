@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.colors import LinearSegmentedColormap
 
+from reconstruct.quality import RESOLUTION_FSC
 from reconstruct.types import ClassSnapshot, FloatArray, Snapshot
 from streamer.drawing import MUTED, Page, class_colour, resolution_ticks, style_axes
 from streamer.views import fourier_coverage, orientation_coverage, view_density
@@ -51,7 +52,7 @@ def draw_fsc(
         if item.resolution_angstrom is not None:
             axes.plot(
                 1 / item.resolution_angstrom,
-                0.5,
+                RESOLUTION_FSC,
                 "o",
                 color=colour,
                 ms=6,

@@ -142,7 +142,7 @@ def _draw_footer(page: Page, snapshot: Snapshot) -> None:
     words = (
         f"Box {geometry.box} px at {geometry.pixel_size_angstrom:.3g} Å/px = "
         f"{geometry.box_angstrom:.0f} Å.  Protein is bright; grey is clipped per class at the "
-        "1st and 99.7th percentile.  Resolution: half-map FSC = 0.5, given once it can be "
+        "1st and 99.7th percentile.  Resolution: half-map FSC = 0.143, given once it can be "
         "trusted.  Coverage: 100 % is an even spread.  The hand is not determined."
     )
     page.text(_MARGIN, page.height - 18, words, size=8.5, colour=MUTED)

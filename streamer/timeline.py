@@ -73,7 +73,7 @@ def timeline_png(reports: Sequence[StepReport], *, title: str = "") -> bytes:
         page.axes(_LEFT, _FIRST_PANEL + row * _PANEL_STEP, _WIDTH - _LEFT - _RIGHT, _PANEL_HEIGHT)
         for row in range(n_panels)
     ]
-    headings = ("Resolution / Å, half-map FSC 0.5", "Evidence per particle / nat", "Class shares")
+    headings = ("Resolution / Å, half-map FSC 0.143", "Evidence per particle / nat", "Class shares")
     for row, axes in enumerate(panels):
         above = 30 if row == 0 else 10  # the first panel has the names of events in between
         page.heading(_LEFT, _FIRST_PANEL + row * _PANEL_STEP - above, headings[row])

@@ -105,7 +105,7 @@ def volumes(classes: int = 2, box: int = 16, *, inline_maps: bool = True) -> Sam
                 pixel_size_angstrom=3.0,
                 particles=600,
                 resolution_angstrom=None if index else 21.5,
-                resolution_kind="half_map_fsc_0.5",
+                resolution_kind="half_map_fsc_0.143",
                 occupancy=0.5,
                 effective_particles=480.5,
             )

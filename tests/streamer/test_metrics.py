@@ -84,7 +84,7 @@ def test_a_step_is_shown_with_its_stages_and_counted_once() -> None:
 
 def test_an_unknown_resolution_is_absent_not_zero() -> None:
     metrics = Metrics()
-    labels = {"class_": "1", "kind": "half_map_fsc_0.5"}
+    labels = {"class_": "1", "kind": "half_map_fsc_0.143"}
     metrics.step(report(resolution=(None,)))
     with pytest.raises(KeyError):
         value(metrics, "class_resolution_angstroms", **labels)
