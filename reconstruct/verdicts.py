@@ -32,7 +32,7 @@ COSINE_BINS = 10
 # up to 0.24 (C1 poses favour some of the equal ones), but thickness 0.98, equality 0.85-0.87.
 CONCENTRATED = 0.2
 FLAT = 0.93  # shortest inertia length over the middle one
-EQUAL = 0.95  # middle over longest: two equal long lengths
+EQUAL = 0.92  # middle over longest: two equal long lengths
 # Orientation coverage: even views give 0.99, von Mises-Fisher views of concentration 2 0.9, 3
 # 0.75-0.84, 5 0.50-0.55, 8 0.35, side views within 10 degrees of the equator 0.17. Fourier
 # coverage is then 0.99, 0.93, 0.81-0.89, 0.34-0.49, 0.1 and 0.8.
