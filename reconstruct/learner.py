@@ -423,10 +423,10 @@ class Learner:
             "split": self.split,
         }
         arrays: dict[str, npt.NDArray[np.generic]] = {
-            "statistics": self.backend.asnumpy(self.statistics),
+            "statistics": self.backend.asnumpy(self.statistics).copy(),  # learning adds in place
             "class_share": self.class_share,
             "mass": self.mass,
-            "mask_radius": self.mask_radius,
+            "mask_radius": self.mask_radius.copy(),
             "fsc": np.stack(self.fsc),
         }
         return meta, arrays
@@ -437,7 +437,7 @@ class Learner:
         self.presented = float(meta["presented"])
         self.updates = int(meta["updates"])
         self.evidence = float(meta["evidence"])
-        self.statistics = self.backend.asarray(arrays["statistics"], np.float32)
+        self.statistics = self.backend.asarray(np.array(arrays["statistics"], np.float32))
         self.class_share = np.asarray(arrays["class_share"], dtype=np.float64).copy()
         self.mass = np.asarray(arrays["mass"], dtype=np.float64).copy()
         self.mask_radius = np.asarray(arrays["mask_radius"], dtype=np.float64).copy()

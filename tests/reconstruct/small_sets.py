@@ -6,13 +6,26 @@ import functools
 
 import numpy as np
 
-from reconstruct.fourier import HalfPlane, image_spectra, make_half_plane
+from reconstruct import kernels_cpu
+from reconstruct.ctf import ctf_values
+from reconstruct.fourier import HalfPlane, fourier_cube, image_spectra, make_half_plane
 from reconstruct.search import WeightedBatch, weigh
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
 from reconstruct.structures import demo_particle
 from reconstruct.types import Geometry, ParticleImages
 
-__all__ = ["GEOMETRY", "demo_map", "plane", "rows", "simulated", "true_ctf", "weighted"]
+__all__ = [
+    "GEOMETRY",
+    "cube_of",
+    "demo_map",
+    "plane",
+    "rows",
+    "shift_phases",
+    "simulated",
+    "slices_of",
+    "true_ctf",
+    "weighted",
+]
 
 GEOMETRY = Geometry(box=32, pixel_size_angstrom=10.0)
 
@@ -49,8 +62,6 @@ def plane(radius: int = 11) -> HalfPlane:
 
 def true_ctf(particles: Simulated, layout: HalfPlane) -> np.ndarray:
     """CTF (n, m) of the particles on a half plane, by the plain functions."""
-    from reconstruct.ctf import ctf_values
-
     edge = GEOMETRY.box_angstrom
     return ctf_values(
         layout.kx / edge,
@@ -68,3 +79,34 @@ def weighted(particles: Simulated, layout: HalfPlane) -> WeightedBatch:
     spectra = image_spectra(particles.images, layout)
     half = np.full((1, len(layout.kx)), 0.5, np.float32)
     return weigh(spectra, true_ctf(particles, layout), half)
+
+
+def slices_of(cube: np.ndarray, rotations: np.ndarray, layout: HalfPlane) -> np.ndarray:
+    """Slices (n, m) complex of a cube (g, g, g, 2) that oversamples twice."""
+    out = np.empty((len(rotations), 2, len(layout.kx)), np.float32)
+    turns = rotations.reshape(-1, 9).astype(np.float32)
+    kernels_cpu.extract_slices(cube, turns, layout.kx, layout.ky, np.float32(2), out)
+    return out[:, 0] + 1j * out[:, 1]
+
+
+def shift_phases(shifts_pixels: np.ndarray, layout: HalfPlane) -> np.ndarray:
+    """Factors (n, m) that translate images by +shift."""
+    turns = shifts_pixels @ np.stack([layout.kx, layout.ky])
+    return np.exp(-2j * np.pi / layout.box * turns)
+
+
+@functools.cache
+def cube_of(kind: str, *, snr: float, kinds: tuple[str, ...] = ("whole",)) -> np.ndarray:
+    """Cube (g, g, g, 2) of a species at the scale of a set's images, known from a clean set."""
+    layout = plane()
+    clean = simulated(40, snr=np.inf, kinds=kinds)
+    first = np.flatnonzero(clean.species == 0)
+    expected = image_spectra(clean.images[first], layout)
+    cubes = {name: fourier_cube(demo_map(name), 13) for name in {kind, kinds[0]}}
+    flat = {name: cube.view(np.float32).reshape(*cube.shape, 2) for name, cube in cubes.items()}
+    shifts = clean.shifts_angstrom[first] / GEOMETRY.pixel_size_angstrom
+    found = slices_of(flat[kinds[0]], clean.rotations[first], layout)
+    found *= true_ctf(clean, layout)[first] * shift_phases(-shifts, layout)
+    gain = np.vdot(found, expected).real / np.linalg.norm(found) ** 2
+    # the clean set has signal variance 1
+    return (flat[kind] * gain * np.sqrt(snr)).astype(np.float32)

@@ -1,0 +1,226 @@
+"""A learner's state is all there is: restored, it goes on with the same bits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reconstruct.learner import Learner, LearnResult, Start
+from reconstruct.schedule import Schedule
+from reconstruct.search import WeightedBatch
+from reconstruct.update import MapGrid
+from tests.reconstruct.small_sets import GEOMETRY, cube_of, plane, simulated, weighted
+
+BATCH = 40
+SNR = 0.3
+HALF = np.arange(BATCH) % 2
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[WeightedBatch]:
+    everything = weighted(simulated(400, snr=SNR), plane())
+    return [everything.rows(np.arange(i, i + BATCH)) for i in range(0, 400, BATCH)]
+
+
+def make_learner(*, n_classes: int = 1, seed: tuple[int, int] = (0, 0), **schedule: Any) -> Learner:
+    return Learner(
+        plane=plane(),
+        grid=MapGrid(GEOMETRY.box, 2.0, 13.0),
+        n_classes=n_classes,
+        seed=seed,
+        max_shift_pixels=2.0,
+        max_radius=11,
+        schedule=Schedule(grow_every=80, **schedule),
+    )
+
+
+def advance(
+    learner: Learner, batch: WeightedBatch, workers: ThreadPoolExecutor, **changes: Any
+) -> LearnResult:
+    settings: dict[str, Any] = {"window": 150.0, "cold": True, **changes}
+    return learner.learn(batch, HALF[: len(batch)], workers=workers, **settings)
+
+
+def fingerprint(learner: Learner) -> dict[str, Any]:
+    meta, arrays = learner.dump()
+    assert learner.cubes is not None
+    return {
+        **arrays,
+        "cube0": learner.cubes[0],
+        "cube1": learner.cubes[1],
+        "meta": meta,
+    }
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def copy_of(learner: Learner) -> Learner:
+    """A learner restored from what could have been written to a file."""
+    meta, arrays = learner.dump()
+    frozen = {name: array.copy() for name, array in arrays.items()}
+    for array in frozen.values():
+        array.flags.writeable = False  # as read from a file that is mapped
+    again = make_learner(n_classes=learner.n_classes)
+    again.schedule = learner.schedule
+    again.restore(json.loads(json.dumps(meta)), frozen)
+    return again
+
+
+@pytest.mark.parametrize("n_classes", [1, 2])
+def test_a_restored_learner_goes_on_with_the_same_bits(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch], n_classes: int
+) -> None:
+    learner = make_learner(n_classes=n_classes)
+    for batch in batches[:3]:
+        advance(learner, batch, workers)
+    again = copy_of(learner)
+    assert same(fingerprint(learner), fingerprint(again))
+    for batch in batches[3:6]:
+        one, other = (advance(x, batch, workers) for x in (learner, again))
+        assert np.array_equal(one.poses.rotation, other.poses.rotation)
+        assert same(fingerprint(learner), fingerprint(again))
+    assert learner.radius > 5  # growth was among what was restored
+
+
+def test_a_restored_learner_may_not_have_started(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch]
+) -> None:
+    learner = make_learner()
+    again = copy_of(learner)
+    for one in (learner, again):
+        advance(one, batches[0], workers)
+    assert same(fingerprint(learner), fingerprint(again))
+
+
+def test_separate_halves_are_restored_at_once(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch]
+) -> None:
+    learner = make_learner(join_radius=3)
+    for batch in batches[:4]:
+        advance(learner, batch, workers)
+    learner.split_halves(6)
+    assert same(fingerprint(learner), fingerprint(copy_of(learner)))
+    again = copy_of(learner)
+    for one in (learner, again):
+        for batch in batches[4:7]:
+            advance(one, batch, workers, cold=False)
+    assert same(fingerprint(learner), fingerprint(again))
+    assert learner.cubes is not None
+    assert not np.array_equal(*learner.cubes)
+
+
+def test_what_was_dumped_does_not_change_later(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch]
+) -> None:
+    learner = make_learner()
+    advance(learner, batches[0], workers)
+    _, arrays = learner.dump()
+    before = {name: array.copy() for name, array in arrays.items()}
+    advance(learner, batches[1], workers)
+    assert all(np.array_equal(arrays[name], before[name]) for name in arrays)
+
+
+def test_the_seed_decides(workers: ThreadPoolExecutor, batches: list[WeightedBatch]) -> None:
+    prints = []
+    for seed in ((0, 0), (0, 0), (0, 1), (1, 0)):
+        learner = make_learner(seed=seed)
+        for batch in batches[:2]:
+            advance(learner, batch, workers)
+        prints.append(fingerprint(learner)["statistics"])
+    assert np.array_equal(prints[0], prints[1])
+    assert not np.array_equal(prints[0], prints[2])
+    assert not np.array_equal(prints[0], prints[3])
+
+
+def test_classes_share_every_particle(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch]
+) -> None:
+    learner = make_learner(n_classes=2)
+    for batch in batches[:4]:
+        result = advance(learner, batch, workers)
+        assert np.allclose(result.class_mass.sum(axis=1), 1, atol=1e-5)
+        assert learner.class_share.sum() == pytest.approx(1, abs=1e-5)
+    assert learner.mass.sum() <= 4 * BATCH
+
+
+def test_a_class_that_receives_nothing_stays_finite(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch]
+) -> None:
+    learner = make_learner(n_classes=2)
+    for batch in batches[:2]:
+        advance(learner, batch, workers)
+    learner.statistics[:, 1] = 0
+    learner.mass[1] = 0
+    learner.class_share[:] = [1, 0]
+    learner._make_cubes()
+    for batch in batches[2:5]:
+        result = advance(learner, batch, workers)
+        assert np.all(np.isfinite(result.poses.evidence))
+    assert np.all(np.isfinite(learner.statistics))
+    assert learner.cubes is not None
+    assert np.all(np.isfinite(learner.cubes[0]))
+    assert np.all(np.isfinite(learner.compare_halves(1)))
+
+
+def test_one_particle_is_a_batch(workers: ThreadPoolExecutor, batches: list[WeightedBatch]) -> None:
+    learner = make_learner()
+    advance(learner, batches[0], workers)
+    learner.split_halves(6)
+    result = advance(learner, batches[1].rows(np.arange(1)), workers, cold=False)
+    assert np.isfinite(result.poses.evidence).all()
+    assert learner.presented == BATCH + 1
+
+
+def test_forgetting_nothing_adds_up(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch]
+) -> None:
+    learner = make_learner()
+    for batch in batches[:3]:
+        advance(learner, batch, workers, window=np.inf)
+    assert learner.mass[0] == pytest.approx(3 * BATCH)
+    short = make_learner()
+    for batch in batches[:3]:
+        advance(short, batch, workers, window=40.0)
+    kept = BATCH * (1 + np.exp(-1) + np.exp(-2))
+    assert short.mass[0] == pytest.approx(kept, rel=1e-3)
+
+
+def test_growing_keeps_what_was_learned(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch]
+) -> None:
+    learner = make_learner()
+    advance(learner, batches[0], workers)
+    before = learner.map_spectrum(0, learner.fsc[0], radius=5)
+    learner._reserve(11)
+    assert np.array_equal(learner.map_spectrum(0, learner.fsc[0], radius=5), before)
+
+
+def test_known_poses_make_the_map_at_once(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch]
+) -> None:
+    """With the truth as reference, one update's half maps agree and the evidence is positive."""
+    learner = make_learner(start_radius=9)
+    cube = cube_of("whole", snr=SNR)
+    learner.cubes = (cube[None], cube[None])
+    particles = simulated(400, snr=SNR)
+    start = Start(
+        rotation=particles.rotations[:BATCH].reshape(-1, 9).astype(np.float32),
+        shift=(particles.shifts_angstrom[:BATCH] / np.float32(GEOMETRY.pixel_size_angstrom)),
+        class_index=np.zeros(BATCH, np.int32),
+    )
+    result = advance(learner, batches[0], workers, start=start, cold=False)
+    assert np.median(result.poses.evidence) > 0
+    assert learner.compare_halves(0)[1:5].min() > 0.5
