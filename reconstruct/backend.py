@@ -67,6 +67,11 @@ class Backend:
         """Give a NumPy array; waits for the device."""
         return values if isinstance(values, np.ndarray) else np.asarray(self.xp.asnumpy(values))
 
+    def address(self, values: Any) -> int:
+        """Where an array's data begin."""
+        pointer = values.ctypes.data if isinstance(values, np.ndarray) else values.data.ptr
+        return int(pointer)
+
     def run_chunks(
         self,
         work: Callable[[slice], object],

@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from reconstruct import kernels_cpu
-from reconstruct.ctf import electron_wavelength_angstrom
+from reconstruct.backend import Backend, make_backend
 from reconstruct.fourier import image_spectra, make_half_plane, soft_mask
 from reconstruct.learner import Learner, LearnResult, Start
+from reconstruct.memory import plan_memory
 from reconstruct.noise import normalise, outside_power, smooth_spectrum
 from reconstruct.schedule import Schedule, memory_window
-from reconstruct.search import WeightedBatch, weigh
+from reconstruct.search import WeightedBatch
 from reconstruct.snapshot import class_snapshot, honest_resolution
 from reconstruct.store import ParticleStore
 from reconstruct.types import (
@@ -38,6 +38,7 @@ from reconstruct.types import (
     StepReport,
 )
 from reconstruct.update import MapGrid
+from reconstruct.weighting import Weigher
 
 __all__ = ["Engine"]
 
@@ -54,14 +55,17 @@ _BLAS = ThreadpoolController()
 class Engine:
     """Online reconstruction of one session; see docs/architecture.md for the contract."""
 
-    def __init__(self, settings: EngineSettings, geometry: Geometry) -> None:
-        """Lay out the Fourier space of the session.
+    def __init__(
+        self, settings: EngineSettings, geometry: Geometry, *, device: str | Backend = "cpu"
+    ) -> None:
+        """Lay out the Fourier space of the session on ``device``: auto, cpu, cuda or cuda:n.
 
         Raises
         ------
         ValueError
-            The box or the resolutions cannot be honoured.
+            The box or the resolutions cannot be honoured, or the device cannot do the work.
         """
+        self.backend = make_backend(device)
         self.settings = settings
         self.geometry = geometry
         box = geometry.box
@@ -85,6 +89,20 @@ class Engine:
         join = max(3, round(geometry.box_angstrom / JOIN_ANGSTROM))
         self._schedule = Schedule(start_radius=radius, join_radius=join)
         self._store = ParticleStore(len(self.plane.kx))
+        self.memory = plan_memory(
+            self.backend,
+            settings,
+            geometry,
+            grid=self.grid,
+            max_radius=self.max_radius,
+            max_shift_pixels=self._max_shift_pixels,
+        )
+        self._weigher = Weigher(
+            self.backend,
+            self.plane,
+            box_angstrom=geometry.box_angstrom,
+            budget_bytes=self.memory.store,
+        )
         self._optics: list[Optics] = []
         self._noise_sum = np.zeros((0, self.max_radius + 1))
         self._noise_count = np.zeros(0)
@@ -107,6 +125,7 @@ class Engine:
             max_shift_pixels=self._max_shift_pixels,
             max_radius=self.max_radius,
             schedule=self._schedule,
+            backend=self.backend,
         )
 
     # ---- particles in
@@ -150,6 +169,7 @@ class Engine:
                 "ctf": ctf,
             }
         )
+        self._weigher.append(spectra)
 
     def _group(self, optics: Optics) -> int:
         if optics not in self._optics:
@@ -298,20 +318,13 @@ class Engine:
         return self._report(new, len(rows) - new, evidence, result)
 
     def _weighted(self, rows: Rows, radius: int) -> WeightedBatch:
-        n = self.plane.count(radius)
-        group = np.asarray(self._store["optics_group"], dtype=np.intp)[rows]
-        wavelength = np.array([electron_wavelength_angstrom(o.voltage_kv) for o in self._optics])
-        spherical = np.array([o.spherical_aberration_mm * 1e7 for o in self._optics])
-        amplitude = np.array([o.amplitude_contrast for o in self._optics])
-        ctf = np.empty((len(rows), n), np.float32)
-        kernels_cpu.ctf_rows(
-            self.plane.kx[:n], self.plane.ky[:n], 1.0 / self.geometry.box_angstrom,
-            np.asarray(self._store["ctf"], dtype=np.float64)[rows],
-            wavelength[group], spherical[group], amplitude[group], ctf,
-        )  # fmt: skip
-        spectra = np.asarray(self._store["spectra"], dtype=np.complex64)[rows, :n]
-        variance = self._noise_variance()[:, self.plane.shell[:n]].astype(np.float32)
-        return weigh(spectra, ctf, variance[group])
+        return self._weigher.weigh(
+            self._store,
+            rows,
+            radius,
+            optics=self._optics,
+            noise_variance=self._noise_variance(),
+        )
 
     def _count_noise(self, rows: Rows) -> None:
         counted = int(self._noise_count.sum())
@@ -460,6 +473,8 @@ class Engine:
         meta: Mapping[str, Any],
         arrays: Mapping[str, npt.NDArray[Any]],
         rows: Mapping[str, npt.NDArray[Any]],
+        *,
+        device: str | Backend = "cpu",
     ) -> Engine:
         """Take up a session where ``dump`` left it.
 
@@ -470,10 +485,11 @@ class Engine:
         """
         if meta["version"] != 1:
             raise ValueError(f"engine state of version {meta['version']}, this program reads 1")
-        engine = cls(settings, geometry)
+        engine = cls(settings, geometry, device=device)
         for voltage, spherical, amplitude in meta["optics"]:
             engine._group(Optics(voltage, spherical, amplitude))
         engine._store.append(rows)
+        engine._weigher.append(rows["spectra"])
         for name in ("rotation", "shift", "class_index", "max_probability", "evidence", "visits"):
             engine._store[name][:] = arrays[f"store.{name}"]
         engine._noise_sum = np.array(arrays["noise_sum"], np.float64)
