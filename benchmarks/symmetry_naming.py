@@ -28,13 +28,7 @@ from benchmarks.sets import load
 from benchmarks.symmetric_maps import ball, blobs, degraded, disc, rod, shell
 from reconstruct.rotations import random_rotations
 from reconstruct.symmetry import is_subgroup, parse_group
-from reconstruct.symmetry_naming import (
-    ABOVE_CONTINUOUS,
-    ABOVE_OTHERS,
-    LEAST_SCORE,
-    SymmetryVerdict,
-    name_symmetry,
-)
+from reconstruct.symmetry_naming import Rule, decide, name_symmetry
 
 __all__ = ["main"]
 
@@ -71,32 +65,13 @@ def maps(data: Path, seeds: int) -> Iterator[tuple[str, str, str, Float32]]:
             yield shape.__name__, "C1", "none", shape(np.random.default_rng(seed))
 
 
-def judge(
-    verdict: SymmetryVerdict, *, least: float, above_continuous: float, above_others: float
-) -> str:
-    """The rule of ``symmetry_naming.decide`` with other numbers."""
-    scores = verdict.scores
-    for name in sorted(scores, key=lambda name: (-parse_group(name).order, -scores[name])):
-        others = [scores[other] for other in scores if not is_subgroup(other, name)]
-        if (
-            scores[name] >= least
-            and scores[name] >= verdict.continuous_score + above_continuous
-            and scores[name] >= above_others * max(others, default=0.0)
-        ):
-            return name
-    return "C1"
-
-
-RULES: Mapping[str, Mapping[str, float]] = {
-    "as it is": {
-        "least": LEAST_SCORE,
-        "above_continuous": ABOVE_CONTINUOUS,
-        "above_others": ABOVE_OTHERS,
-    },
-    "no least score": {"least": 0.0, "above_continuous": 0.03, "above_others": 1.2},
-    "least score 0.3": {"least": 0.3, "above_continuous": 0.03, "above_others": 1.2},
-    "any angle about an axis ignored": {"least": 0.4, "above_continuous": -9, "above_others": 1.2},
-    "other groups ignored": {"least": 0.4, "above_continuous": 0.03, "above_others": 0.0},
+RULES: Mapping[str, Rule] = {
+    "as it is": Rule(),
+    "no least score": Rule(least=0.0),
+    "least score 0.3": Rule(least=0.3),
+    "any angle about an axis ignored": Rule(above_continuous=-9.0),
+    "other groups ignored": Rule(above_others=0.0),
+    "subgroups ignored": Rule(of_parts=0.0),
 }
 
 
@@ -118,19 +93,19 @@ def main() -> None:
     arguments = parser.parse_args()
     data = Path(os.environ.get("ABINITIO_DATA", "../shared/data"))
     lines = [
-        f"rule: score >= {LEAST_SCORE}, >= any angle + {ABOVE_CONTINUOUS}, "
-        f">= {ABOVE_OTHERS} x others",
+        f"rule: {Rule()}",
         "",
         f"{'map':20}{'truth':7}{'noise':7}{'named':7}{'score':>6}{'next':>10}{'any angle':>11}"
         f"{'s':>6}  outcome",
     ]
-    counts: dict[str, Counter[str]] = {rule: Counter() for rule in RULES}
+    counts: dict[str, Counter[str]] = {label: Counter() for label in RULES}
     for kind, truth, noise, volume in maps(data, arguments.seeds):
         began = time.process_time()
         verdict = name_symmetry(volume, radius=9)
         seconds = time.process_time() - began
-        for rule, numbers in RULES.items():
-            counts[rule][outcome(judge(verdict, **numbers), truth)] += 1
+        for label, rule in RULES.items():
+            named = decide(verdict.scores, verdict.continuous_score, rule)
+            counts[label][outcome(named, truth)] += 1
         lines.append(
             f"{kind:20}{truth:7}{noise:7}{verdict.group:7}{verdict.score:6.2f}"
             f"{verdict.runner_up:>5}{verdict.runner_up_score:5.2f}{verdict.continuous_score:11.2f}"
@@ -139,8 +114,8 @@ def main() -> None:
         print(lines[-1], flush=True)
     lines += ["", f"{'ablation':34}{'right':>7}{'silent':>8}{'part':>6}{'wrong':>7}"]
     lines += [
-        f"{rule:34}{count['right']:7}{count['silent']:8}{count['part']:6}{count['wrong']:7}"
-        for rule, count in counts.items()
+        f"{label:34}{count['right']:7}{count['silent']:8}{count['part']:6}{count['wrong']:7}"
+        for label, count in counts.items()
     ]
     print("\n".join(lines[-len(RULES) - 1 :]))
     if arguments.save:

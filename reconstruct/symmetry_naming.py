@@ -20,20 +20,27 @@ from reconstruct.symmetry_frames import Candidate, find_candidates, operators_in
 from reconstruct.symmetry_probe import LAST_SHELL, OVERSAMPLING, make_probe, recentring
 
 __all__ = [
+    "Rule",
     "SymmetryVerdict",
     "centre_of_mass_pixels",
     "decide",
+    "find_axes",
     "name_symmetry",
 ]
 
 Float64 = npt.NDArray[np.float64]
 
-# The rule: right in 15 of 15 converged maps, silent in 9 of 9 unconverged and 4 of 4 asymmetric
-# ones; benchmarks/symmetry_naming.py prints the scores behind it.
-LEAST_SCORE = 0.40
-ABOVE_CONTINUOUS = 0.03
-ABOVE_OTHERS = 1.2
 PROMISING = 0.6  # of the best score: groups that may say where the centre is
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a group is named; benchmarks/symmetry_naming.py prints the scores behind the numbers."""
+
+    least: float = 0.40
+    above_continuous: float = 0.03  # over what any angle about one axis gives
+    above_others: float = 1.2  # times the best group that is not a subgroup
+    of_parts: float = 0.55  # times the best subgroup: a T map is an O map, but a bad one
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ def name_symmetry(
     """Find the point group of a map, its axes and its centre, or stay silent.
 
     The largest group is named whose score is at least 0.40, exceeds by 0.03 what any angle about
-    one axis gives, and is 1.2 times that of the best group that is not its subgroup.
+    one axis gives, is 1.2 times that of the best group that is not its subgroup, and 0.55 times
+    that of its best subgroup.
 
     Parameters
     ----------
@@ -90,6 +98,50 @@ def name_symmetry(
     return _verdict(found, continuous, displacement)
 
 
+def find_axes(
+    volume: npt.NDArray[np.floating], group: str, *, max_order: int = 8
+) -> SymmetryVerdict:
+    """Best axes and centre of a group that the user has named, however well they fit.
+
+    Parameters
+    ----------
+    volume
+        (n, n, n) bright map inside a soft window, origin at ``n // 2``.
+    group
+        A name that ``parse_group`` takes.
+
+    Returns
+    -------
+    The verdict's ``score`` says how well the worst operator fits: 1 is perfect, and below the
+    rule's 0.40 the axes are no more than a guess.
+    """
+    name = parse_group(group).name
+    fold = int(name[1:]) if name[1:] else 5
+    displacement = -centre_of_mass_pixels(volume)
+    edge = volume.shape[0]
+    raw = fourier_cube(volume, LAST_SHELL, oversampling=OVERSAMPLING)
+    probe = make_probe(raw, displacement, edge)
+    if not (probe.power > 0).all():
+        return _silent(displacement, {}, 0.0, "The map is empty at the shells that would tell")
+    for _ in range(2):  # the axes say where they meet better than the centre of mass does
+        found, continuous = find_candidates(probe, max(max_order, fold))
+        best = max((c for c in found if c.name == name), key=lambda c: c.score)
+        last = displacement
+        displacement = displacement + recentring(probe, operators_in_map(best), edge)
+        probe = make_probe(raw, displacement, edge)
+    return SymmetryVerdict(
+        group=name,
+        axes=best.frame,
+        displacement_pixels=last,
+        score=best.score,
+        runner_up="",
+        runner_up_score=0.0,
+        continuous_score=continuous,
+        scores={c.name: c.score for c in found},
+        message=f"The best axes of {name} fit with {best.score:.2f}",
+    )
+
+
 def centre_of_mass_pixels(volume: npt.NDArray[np.floating]) -> Float64:
     """Centre of mass (x, y, z) relative to the voxel ``n // 2``, of what stands out.
 
@@ -107,14 +159,16 @@ def centre_of_mass_pixels(volume: npt.NDArray[np.floating]) -> Float64:
     return np.array([float(line @ axis) / total for line in sums])
 
 
-def decide(scores: Mapping[str, float], continuous_score: float) -> str:
-    """Apply the rule to the scores of the candidates: a group's name, or ``C1``."""
+def decide(scores: Mapping[str, float], continuous_score: float, rule: Rule = Rule()) -> str:
+    """Apply the rule to the scores of the candidates: the largest group that passes, or ``C1``."""
     for name in sorted(scores, key=lambda name: (-parse_group(name).order, -scores[name])):
+        parts = [scores[other] for other in scores if is_subgroup(other, name)]
         others = [scores[other] for other in scores if not is_subgroup(other, name)]
-        if (
-            scores[name] >= LEAST_SCORE
-            and scores[name] >= continuous_score + ABOVE_CONTINUOUS
-            and scores[name] >= ABOVE_OTHERS * max(others, default=0.0)
+        if scores[name] >= max(
+            rule.least,
+            continuous_score + rule.above_continuous,
+            rule.above_others * max(others, default=0.0),
+            rule.of_parts * max(parts),
         ):
             return name
     return "C1"

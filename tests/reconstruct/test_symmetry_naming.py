@@ -101,6 +101,8 @@ def test_the_largest_group_that_stands_out_is_chosen() -> None:
     assert decide({**scores, "C3": 0.7}, continuous_score=0.3) == "C1"
     assert decide({"C2": 0.6, "C3": 0.2}, continuous_score=0.1) == "C2"
     assert decide({}, continuous_score=0.0) == "C1"
+    tetrahedral = {"C2": 0.92, "C3": 0.91, "D2": 0.9, "T": 0.89, "C4": 0.42, "D4": 0.41, "O": 0.41}
+    assert decide(tetrahedral, continuous_score=0.1) == "T"
 
 
 def test_the_centre_of_mass_ignores_noise_and_the_dark_rim() -> None:
