@@ -18,14 +18,23 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from reconstruct.backend import Backend, make_backend
-from reconstruct.fourier import image_spectra, make_half_plane, soft_mask
+from reconstruct.engine_state import (
+    Arrays,
+    check_version,
+    learner_arrays,
+    pack,
+    unpack_optics,
+    unpack_store,
+)
+from reconstruct.fourier import image_spectra
+from reconstruct.layout import make_layout
 from reconstruct.learner import Learner, LearnResult, Start
 from reconstruct.memory import plan_memory
-from reconstruct.noise import normalise, outside_power, smooth_spectrum
-from reconstruct.schedule import Schedule, memory_window
+from reconstruct.noise import NoiseSpectra, normalise
+from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
 from reconstruct.snapshot import class_snapshot, honest_resolution
-from reconstruct.store import ParticleStore
+from reconstruct.store import ParticleStore, ctf_parameters
 from reconstruct.types import (
     Assignments,
     EngineEvent,
@@ -37,17 +46,20 @@ from reconstruct.types import (
     Snapshot,
     StepReport,
 )
-from reconstruct.update import MapGrid
 from reconstruct.weighting import Weigher
 
 __all__ = ["Engine"]
 
 Rows = npt.NDArray[np.intp]
-Arrays = dict[str, npt.NDArray[np.generic]]
 
-OVERSAMPLING = 2.0
-JOIN_ANGSTROM = 40.0  # split half-sets share their reference down to this resolution
-NOISE_PARTICLES = 2000  # the noise spectra are the mean over this many first particles
+COUNTERS = (  # attributes, less the underscore, that a checkpoint keeps
+    "trained",
+    "presented",
+    "step",
+    "racing",
+    "race_cursor",
+    "replay_cursor",
+)
 GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
 _BLAS = ThreadpoolController()
 
@@ -68,26 +80,12 @@ class Engine:
         self.backend = make_backend(device)
         self.settings = settings
         self.geometry = geometry
-        box = geometry.box
-        finest = box // 2 - 3
-        self.max_radius = min(int(geometry.box_angstrom / settings.max_resolution_angstrom), finest)
-        if self.max_radius < 6:
-            raise ValueError(
-                f"max_resolution_angstrom {settings.max_resolution_angstrom} leaves "
-                f"{self.max_radius} shells in a box of {geometry.box_angstrom:.0f} A: ask for at "
-                f"most {geometry.box_angstrom / 6:.0f} A"
-            )
-        diameter = settings.mask_diameter_angstrom or 0.85 * geometry.box_angstrom
-        radius_pixels = min(0.5 * diameter / geometry.pixel_size_angstrom, box / 2 - 3)
-        shift = settings.max_shift_angstrom
-        self._max_shift_pixels = box / 16 if shift is None else shift / geometry.pixel_size_angstrom
-        self.plane = make_half_plane(box, self.max_radius)
-        self.grid = MapGrid(box, OVERSAMPLING, radius_pixels)
-        self._window = soft_mask(box, min(radius_pixels, box / 2 - 5), 4.0, axes=2)
-        start = settings.initial_resolution_angstrom
-        radius = 5 if start is None else max(3, round(geometry.box_angstrom / start))
-        join = max(3, round(geometry.box_angstrom / JOIN_ANGSTROM))
-        self._schedule = Schedule(start_radius=radius, join_radius=join)
+        layout = make_layout(settings, geometry)
+        self.max_radius = layout.max_radius
+        self.plane, self.grid = layout.plane, layout.grid
+        self._max_shift_pixels = layout.max_shift_pixels
+        self._window = layout.window
+        self._schedule = layout.schedule
         self._store = ParticleStore(len(self.plane.kx))
         self.memory = plan_memory(
             self.backend,
@@ -104,9 +102,7 @@ class Engine:
             budget_bytes=self.memory.store,
         )
         self._optics: list[Optics] = []
-        self._noise_sum = np.zeros((0, self.max_radius + 1))
-        self._noise_count = np.zeros(0)
-        self._noise_rows = np.zeros((0, self.max_radius + 1))  # of particles not yet trained
+        self._noise = NoiseSpectra(self.max_radius + 1)
         self._learners = [self._new_learner(i) for i in range(settings.race_starts)]
         self._racing = settings.race_starts > 1
         self._trained = 0
@@ -148,25 +144,13 @@ class Engine:
         optics_group = groups[particles.optics_group]
         images = normalise(particles.images, self._window)
         spectra = image_spectra(images * self._window, self.plane)
-        wanted = max(0, NOISE_PARTICLES - self._store.count)
-        if wanted:
-            power = outside_power(images[:wanted], self._window, self.plane)
-            self._noise_rows = np.concatenate([self._noise_rows, power])
-        ctf = np.stack(
-            [
-                np.asarray(particles.defocus_u_angstrom, np.float64),
-                np.asarray(particles.defocus_v_angstrom, np.float64),
-                np.asarray(particles.defocus_angle_rad, np.float64),
-                np.asarray(particles.phase_shift_rad, np.float64),
-            ],
-            axis=1,
-        )
+        self._noise.measure(images, self._window, self.plane)
         self._store.append(
             {
                 "spectra": spectra,
                 "particle_ids": particles.particle_ids,
                 "optics_group": optics_group,
-                "ctf": ctf,
+                "ctf": ctf_parameters(particles),
             }
         )
         self._weigher.append(spectra)
@@ -174,8 +158,7 @@ class Engine:
     def _group(self, optics: Optics) -> int:
         if optics not in self._optics:
             self._optics.append(optics)
-            self._noise_sum = np.vstack([self._noise_sum, np.zeros((1, self.max_radius + 1))])
-            self._noise_count = np.append(self._noise_count, 0.0)
+            self._noise.add_group()
         return self._optics.index(optics)
 
     @property
@@ -228,7 +211,7 @@ class Engine:
             yield self._replay()
 
     def _train_new(self, rows: Rows) -> StepReport:
-        self._count_noise(rows)
+        self._noise.count(np.asarray(self._store["optics_group"], dtype=np.intp)[rows])
         self._trained += len(rows)
         return self._update(rows, new=len(rows), cold=self._racing)
 
@@ -258,8 +241,9 @@ class Engine:
         event = EngineEvent(
             kind="race",
             message=(
-                f"Kept the best of {self.settings.race_starts} random starts after {self._trained} particles: "
-                f"{ranked[0]:.1f} nats per particle, the next {ranked[1]:.1f}"
+                f"Kept the best of {self.settings.race_starts} random starts after "
+                f"{self._trained} particles: {ranked[0]:.1f} nats per particle, "
+                f"the next {ranked[1]:.1f}"
             ),
             values={"best": ranked[0], "second": ranked[1]},
         )
@@ -323,25 +307,8 @@ class Engine:
             rows,
             radius,
             optics=self._optics,
-            noise_variance=self._noise_variance(),
+            noise_variance=self._noise.variance(),
         )
-
-    def _count_noise(self, rows: Rows) -> None:
-        counted = int(self._noise_count.sum())
-        rows = rows[rows < NOISE_PARTICLES]
-        power, self._noise_rows = self._noise_rows[: len(rows)], self._noise_rows[len(rows) :]
-        groups = np.asarray(self._store["optics_group"], dtype=np.intp)[rows]
-        assert counted == (rows[0] if len(rows) else counted)
-        for group, one in zip(groups, power, strict=True):
-            self._noise_sum[group] += one
-            self._noise_count[group] += 1
-
-    def _noise_variance(self) -> npt.NDArray[np.float64]:
-        """Component variance per optics group and shell; a group not met yet gets the mean."""
-        total = self._noise_sum.sum(axis=0) / max(self._noise_count.sum(), 1.0)
-        seen = self._noise_count[:, None] > 0
-        mean = np.where(seen, self._noise_sum / np.maximum(self._noise_count, 1)[:, None], total)
-        return np.stack([smooth_spectrum(row) for row in mean])
 
     def _known_poses(self, rows: Rows) -> Start:
         return Start(
@@ -433,33 +400,13 @@ class Engine:
 
     def dump(self) -> tuple[dict[str, Any], Arrays]:
         """All state that changes; ``dump_store`` has the rest."""
-        meta: dict[str, Any] = {
-            "version": 1,
-            "trained": self._trained,
-            "presented": self._presented,
-            "step": self._step,
-            "racing": self._racing,
-            "race_cursor": self._race_cursor,
-            "replay_cursor": self._replay_cursor,
-            "optics": [
-                [o.voltage_kv, o.spherical_aberration_mm, o.amplitude_contrast]
-                for o in self._optics
-            ],
-            "learners": [],
-        }
-        arrays: Arrays = {
-            "noise_sum": self._noise_sum.copy(),
-            "noise_count": self._noise_count.copy(),
-            "noise_rows": self._noise_rows.copy(),
-        }
-        for name in ("rotation", "shift", "class_index", "max_probability", "evidence", "visits"):
-            arrays[f"store.{name}"] = self._store[name].copy()
-        for number, learner in enumerate(self._learners):
-            learner_meta, learner_arrays = learner.dump()
-            meta["learners"].append(learner_meta)
-            for name, array in learner_arrays.items():
-                arrays[f"learner{number}.{name}"] = array
-        return meta, arrays
+        return pack(
+            {name: getattr(self, f"_{name}") for name in COUNTERS},
+            optics=self._optics,
+            noise=self._noise,
+            store=self._store,
+            learners=self._learners,
+        )
 
     def dump_store(self, start: int) -> Arrays:
         """Immutable rows of the particle store from row ``start`` on."""
@@ -483,32 +430,20 @@ class Engine:
         ValueError
             The state is of another version.
         """
-        if meta["version"] != 1:
-            raise ValueError(f"engine state of version {meta['version']}, this program reads 1")
+        check_version(meta)
         engine = cls(settings, geometry, device=device)
-        for voltage, spherical, amplitude in meta["optics"]:
-            engine._group(Optics(voltage, spherical, amplitude))
+        for optics in unpack_optics(meta):
+            engine._group(optics)
         engine._store.append(rows)
         engine._weigher.append(rows["spectra"])
-        for name in ("rotation", "shift", "class_index", "max_probability", "evidence", "visits"):
-            engine._store[name][:] = arrays[f"store.{name}"]
-        engine._noise_sum = np.array(arrays["noise_sum"], np.float64)
-        engine._noise_count = np.array(arrays["noise_count"], np.float64)
-        engine._noise_rows = np.array(arrays["noise_rows"], np.float64)
-        engine._trained = int(meta["trained"])
-        engine._presented = int(meta["presented"])
-        engine._step = int(meta["step"])
-        engine._racing = bool(meta["racing"])
-        engine._race_cursor = int(meta["race_cursor"])
-        engine._replay_cursor = int(meta["replay_cursor"])
+        unpack_store(arrays, engine._store)
+        engine._noise.restore(arrays)
+        for name in COUNTERS:
+            setattr(engine, f"_{name}", meta[name])
         engine._learners = []
         for number, learner_meta in enumerate(meta["learners"]):
             learner = engine._new_learner(int(learner_meta["seed"][1]))
-            prefix = f"learner{number}."
-            learner.restore(
-                learner_meta,
-                {n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)},
-            )
+            learner.restore(learner_meta, learner_arrays(arrays, number))
             engine._learners.append(learner)
         return engine
 

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.types import Assignments
+from reconstruct.types import Assignments, ParticleImages
 
-__all__ = ["IMMUTABLE", "MUTABLE", "ParticleStore"]
+__all__ = ["IMMUTABLE", "MUTABLE", "ParticleStore", "ctf_parameters"]
 
 IMMUTABLE: Mapping[str, tuple[type, tuple[int, ...]]] = {
     "particle_ids": (np.uint64, ()),
@@ -95,3 +95,14 @@ class ParticleStore:
             log_likelihood=np.asarray(self["evidence"], dtype=np.float32).copy(),
             half=self.half.astype(np.int32) + 1,
         )
+
+
+def ctf_parameters(particles: ParticleImages) -> npt.NDArray[np.float64]:
+    """Column ``ctf`` (n, 4) of particles."""
+    columns = (
+        particles.defocus_u_angstrom,
+        particles.defocus_v_angstrom,
+        particles.defocus_angle_rad,
+        particles.phase_shift_rad,
+    )
+    return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
