@@ -27,6 +27,7 @@ from reconstruct.engine_state import (
     unpack_store,
 )
 from reconstruct.fourier import image_spectra
+from reconstruct.imposing import impose, seek_axes
 from reconstruct.layout import make_layout
 from reconstruct.learner import Learner, LearnResult, Start
 from reconstruct.memory import plan_memory
@@ -35,6 +36,7 @@ from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
 from reconstruct.snapshot import class_snapshot, honest_resolution
 from reconstruct.store import ParticleStore, ctf_parameters
+from reconstruct.symmetry import parse_group
 from reconstruct.types import (
     Assignments,
     EngineEvent,
@@ -59,7 +61,12 @@ COUNTERS = (  # attributes, less the underscore, that a checkpoint keeps
     "racing",
     "race_cursor",
     "replay_cursor",
+    "seek_symmetry_at",
 )
+REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
+SYMMETRY_RADIUS = 9  # shells that the map must reach before axes are sought in it
+SYMMETRY_SCORE = 0.4  # of the worst operator, for axes to be believed
+SEEK_EVERY = 900  # presentations between searches for axes
 GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
 _BLAS = ThreadpoolController()
 
@@ -86,6 +93,10 @@ class Engine:
         self._max_shift_pixels = layout.max_shift_pixels
         self._window = layout.window
         self._schedule = layout.schedule
+        self._symmetry = parse_group(settings.symmetry).name
+        if self._symmetry in ("I1", "I2"):
+            raise ValueError(f"symmetry {settings.symmetry}: give I, whose axes are those of I2")
+        self._seek_symmetry_at = 0.0  # presentations of the leader
         self._store = ParticleStore(len(self.plane.kx))
         self.memory = plan_memory(
             self.backend,
@@ -206,14 +217,21 @@ class Engine:
             yield self.step()
         while self._racing and self._trained:
             yield self._race_again(min(self.settings.race_particles, self._trained))
-        total = self._trained * self.settings.replay_passes
+        total = self._trained * self._replay_passes
         while self._replay_cursor < total:
             yield self._replay()
+
+    @property
+    def _replay_passes(self) -> int:
+        """As set; by default two, and more where few particles have to be shown often."""
+        if self.settings.replay_passes is not None:
+            return self.settings.replay_passes
+        return min(8, max(2, -(-REPLAYED_AT_LEAST // max(self._trained, 1))))
 
     def _train_new(self, rows: Rows) -> StepReport:
         self._noise.count(np.asarray(self._store["optics_group"], dtype=np.intp)[rows])
         self._trained += len(rows)
-        return self._update(rows, new=len(rows), cold=self._racing)
+        return self._with_symmetry(self._update(rows, new=len(rows), cold=self._racing))
 
     def _race_again(self, particles: int) -> StepReport:
         """Present the race's particles again; decide it after the last epoch."""
@@ -261,7 +279,33 @@ class Engine:
         rows = order[position : position + size]
         self._replay_cursor += len(rows)
         everywhere = index == 0 or (position // size) % GLOBAL_EVERY == 0
-        return self._update(rows, new=0, cold=False, local=not everywhere, replay_pass=index)
+        report = self._update(rows, new=0, cold=False, local=not everywhere, replay_pass=index)
+        return self._with_symmetry(report, last_chance=self._replay_cursor >= 2 * self._trained)
+
+    def _with_symmetry(self, report: StepReport, *, last_chance: bool = False) -> StepReport:
+        """Take up the wanted symmetry once the C1 map shows its axes."""
+        leader = self._leader
+        if self._racing or leader.group == self._symmetry:
+            return report
+        if not last_chance and (
+            leader.radius < SYMMETRY_RADIUS or leader.presented < self._seek_symmetry_at
+        ):
+            return report
+        self._seek_symmetry_at = leader.presented + SEEK_EVERY
+        axes = seek_axes(leader, self._symmetry)
+        score = max(verdict.score for verdict in axes)
+        if score < SYMMETRY_SCORE and not last_chance:
+            return report
+        impose(
+            leader, self._store, self._symmetry, axes, restart_radius=self._schedule.join_radius + 1
+        )
+        words = "fit" if score >= SYMMETRY_SCORE else "hardly fit, and the stream has ended"
+        event = EngineEvent(
+            kind="symmetry",
+            message=f"{self._symmetry} imposed: its axes {words} (worst operator {score:.2f})",
+            values={"score": score},
+        )
+        return _with_events(report, (event,))
 
     def _update(
         self,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from reconstruct.backend import Backend, cpu_backend
 from reconstruct.extent import particle_radius_pixels
 from reconstruct.fourier import HalfPlane
-from reconstruct.rotations import random_rotations
+from reconstruct.rotations import random_rotations, rotation_grid
 from reconstruct.schedule import Schedule, ShellGrowth, grow_radius, search_cuts
 from reconstruct.search import (
     Poses,
@@ -30,6 +31,7 @@ from reconstruct.search import (
     merge_poses,
     search_poses,
 )
+from reconstruct.symmetry import asymmetric_unit, parse_group, symmetrise_statistics
 from reconstruct.update import (
     MapGrid,
     box_volume,
@@ -92,6 +94,7 @@ class Learner:
     evidence: float = 0.0  # running mean per particle, nats
     statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 1, 3), np.float32))
     cubes: tuple[Float32, Float32] | None = None  # what each half-set is scored against
+    group: str = "C1"  # symmetry that maps are averaged over
     split: bool = False  # whether the half-sets have references of their own
     backend: Backend = field(default_factory=cpu_backend)  # where statistics and cubes are
 
@@ -281,6 +284,7 @@ class Learner:
                 scale=self.grid.scale,
                 log_class_weights=np.log(smoothed).astype(np.float32),
                 turn=turn,
+                base=_base_grid(plan.coarse_count, self.group),
                 workers=workers,
                 start=cells,
                 backend=self.backend,
@@ -379,7 +383,7 @@ class Learner:
         fraction = np.full(radius + 1, FSC_FRACTION)
         first, second = (
             quotient(
-                symmetric_plane(self.statistics[h, k], reach, self.backend),
+                self._averaged(symmetric_plane(self.statistics[h, k], reach, self.backend)),
                 self.grid,
                 radius,
                 fraction,
@@ -391,6 +395,14 @@ class Learner:
         fsc[: radius + 1] = half_map_fsc(first, second, self.class_grid(k), radius, self.backend)
         return fsc
 
+    def _averaged(self, crop: Float32) -> Float32:
+        """Statistics averaged over the symmetry group."""
+        if self.group == "C1":
+            return crop
+        operators = parse_group(self.group).operators
+        averaged = symmetrise_statistics(self.backend.asnumpy(crop), operators)
+        return self.backend.asarray(averaged)
+
     def map_spectrum(
         self, k: int, fsc: Float64, *, radius: int, halves: tuple[int, ...] = (0, 1)
     ) -> npt.NDArray[np.complex64]:
@@ -401,10 +413,12 @@ class Learner:
         self, k: int, fsc: Float64, radius: int, halves: tuple[int, ...]
     ) -> npt.NDArray[np.complex64]:
         """``map_spectrum`` on the backend."""
-        crop = symmetric_plane(
-            sum((self.statistics[h, k] for h in halves[1:]), self.statistics[halves[0], k]),
-            self.grid.reach(radius),
-            self.backend,
+        crop = self._averaged(
+            symmetric_plane(
+                sum((self.statistics[h, k] for h in halves[1:]), self.statistics[halves[0], k]),
+                self.grid.reach(radius),
+                self.backend,
+            )
         )
         clipped = np.clip(fsc, 0.02, 0.999)
         fraction = 2 * clipped / (1 + clipped) if len(halves) == 2 else clipped
@@ -421,6 +435,7 @@ class Learner:
             "evidence": self.evidence,
             "started": self.cubes is not None,
             "split": self.split,
+            "group": self.group,
         }
         arrays: dict[str, npt.NDArray[np.generic]] = {
             "statistics": self.backend.asnumpy(self.statistics).copy(),  # learning adds in place
@@ -443,6 +458,14 @@ class Learner:
         self.mask_radius = np.asarray(arrays["mask_radius"], dtype=np.float64).copy()
         self.fsc = [np.array(row, dtype=np.float64) for row in arrays["fsc"]]
         self.split = bool(meta["split"])
+        self.group = str(meta["group"])
         self.cubes = None
         if meta["started"]:
             self._make_cubes()
+
+
+@lru_cache(maxsize=4)
+def _base_grid(count: int, group: str) -> Float64:
+    """Coarse rotations to search: of the whole of SO(3), or of the group's asymmetric unit."""
+    grid = rotation_grid(count)
+    return grid if group == "C1" else grid[asymmetric_unit(grid, parse_group(group).operators)]

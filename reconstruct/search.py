@@ -231,7 +231,8 @@ def search_poses(
         _refine(part, cells, cubes, plane, plan, scale, log_prior, _rows(poses, rows), backend)
 
     backend.run_chunks(work, b, bytes_per_row=bytes_per_row, workers=workers)
-    log_cells = np.float32(plan.log_cells)
+    unit = 1.0 if base is None else len(base) / plan.coarse_count
+    log_cells = np.float32(plan.log_cells + np.log(unit))
     return replace(poses, evidence=poses.evidence - log_cells, levels=len(plan.level_radii))
 
 
@@ -276,7 +277,7 @@ def _prepare_coarse(
     xp = backend.xp
     if base is None:
         base = _grid(plan.coarse_count)
-    rotations = backend.asarray((base @ turn).reshape(-1, 9), np.float32)
+    rotations = backend.asarray((turn @ base).reshape(-1, 9), np.float32)
     n = plane.count(plan.coarse_radius)
     r, k = len(rotations), len(cubes)
     kx, ky = plane.kx[:n], plane.ky[:n]

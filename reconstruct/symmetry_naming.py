@@ -16,7 +16,13 @@ import numpy.typing as npt
 
 from reconstruct.fourier import fourier_cube
 from reconstruct.symmetry import is_subgroup, parse_group
-from reconstruct.symmetry_frames import Candidate, find_candidates, operators_in_map
+from reconstruct.symmetry_frames import (
+    Candidate,
+    Scan,
+    best_frame,
+    continuous_score,
+    operators_in_map,
+)
 from reconstruct.symmetry_probe import LAST_SHELL, OVERSAMPLING, make_probe, recentring
 
 __all__ = [
@@ -86,21 +92,21 @@ def name_symmetry(
     probe = make_probe(raw, displacement, edge)
     if not (probe.power > 0).all():
         return _silent(displacement, {}, 0.0, "The map is empty at the shells that would tell")
-    found, _ = find_candidates(probe, max_order)
+    groups = [f"{kind}{n}" for n in range(2, max_order + 1) for kind in "CD"] + ["T", "O", "I"]
+    scan = Scan(probe)
+    found = [best_frame(scan, name) for name in groups]
     # A symmetric map says itself where its axes meet, better than its centre of mass does; the
     # largest promising group is asked, because one axis alone says nothing along itself.
     level = PROMISING * max(candidate.score for candidate in found)
     promising = [candidate for candidate in found if candidate.score >= level]
     largest = max(promising, key=lambda one: (parse_group(one.name).order, one.score))
     displacement = displacement + recentring(probe, operators_in_map(largest), edge)
-    probe = make_probe(raw, displacement, edge)
-    found, continuous = find_candidates(probe, max_order)
-    return _verdict(found, continuous, displacement)
+    scan = Scan(make_probe(raw, displacement, edge))
+    found = [best_frame(scan, name) for name in groups]
+    return _verdict(found, continuous_score(scan), displacement)
 
 
-def find_axes(
-    volume: npt.NDArray[np.floating], group: str, *, max_order: int = 8
-) -> SymmetryVerdict:
+def find_axes(volume: npt.NDArray[np.floating], group: str) -> SymmetryVerdict:
     """Best axes and centre of a group that the user has named, however well they fit.
 
     Parameters
@@ -116,28 +122,25 @@ def find_axes(
     rule's 0.40 the axes are no more than a guess.
     """
     name = parse_group(group).name
-    fold = int(name[1:]) if name[1:] else 5
     displacement = -centre_of_mass_pixels(volume)
     edge = volume.shape[0]
     raw = fourier_cube(volume, LAST_SHELL, oversampling=OVERSAMPLING)
     probe = make_probe(raw, displacement, edge)
-    if not (probe.power > 0).all():
-        return _silent(displacement, {}, 0.0, "The map is empty at the shells that would tell")
-    for _ in range(2):  # the axes say where they meet better than the centre of mass does
-        found, continuous = find_candidates(probe, max(max_order, fold))
-        best = max((c for c in found if c.name == name), key=lambda c: c.score)
-        last = displacement
-        displacement = displacement + recentring(probe, operators_in_map(best), edge)
-        probe = make_probe(raw, displacement, edge)
+    if name == "C1" or not (probe.power > 0).all():
+        return _silent(displacement, {}, 0.0, f"Nothing in the map says where {name} has its axes")
+    guess = best_frame(Scan(probe), name)
+    displacement = displacement + recentring(probe, operators_in_map(guess), edge)
+    scan = Scan(make_probe(raw, displacement, edge))
+    best = best_frame(scan, name)
     return SymmetryVerdict(
         group=name,
         axes=best.frame,
-        displacement_pixels=last,
+        displacement_pixels=displacement,
         score=best.score,
-        runner_up="",
+        runner_up="C1",
         runner_up_score=0.0,
-        continuous_score=continuous,
-        scores={c.name: c.score for c in found},
+        continuous_score=continuous_score(scan),
+        scores={name: best.score},
         message=f"The best axes of {name} fit with {best.score:.2f}",
     )
 

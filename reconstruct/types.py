@@ -99,7 +99,7 @@ class EngineSettings:
     minibatch_initial: int = 50
     minibatch_final: int = 300
     particles_to_use: int | None = None  # None: all
-    replay_passes: int = 2
+    replay_passes: int | None = None  # None: 2, and up to 8 for fewer than 5,000 particles
     class_similarity: float = 0.1
     seed: int = 0
 
@@ -119,7 +119,7 @@ class EngineSettings:
                 raise ValueError(f"{name} must be above 0, not {value}")
         if not 0 <= self.class_similarity <= 1:
             raise ValueError(f"class_similarity must be 0 to 1, not {self.class_similarity}")
-        if self.replay_passes < 0:
+        if self.replay_passes is not None and self.replay_passes < 0:
             raise ValueError(f"replay_passes must be 0 or more, not {self.replay_passes}")
 
 

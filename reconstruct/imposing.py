@@ -1,0 +1,78 @@
+"""Taking up a symmetry that a C1 session has earned: axes found, statistics and poses turned.
+
+A group imposed from the first batch makes the flattened discs that the CryoSPARC guide warns of;
+so a session starts in C1, the axes of the wanted group are sought in its map, and everything known
+so far is turned into the group's standard frame. Statistics stay sums of what was inserted: the
+average over the group is taken afresh whenever a map is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from reconstruct.learner import Learner
+from reconstruct.store import ParticleStore
+from reconstruct.symmetry import rotate_poses, rotate_statistics, shift_poses, shift_statistics
+from reconstruct.symmetry_naming import SymmetryVerdict, find_axes
+from reconstruct.update import box_volume, symmetric_plane
+
+__all__ = ["Imposed", "impose", "seek_axes"]
+
+
+@dataclass(frozen=True)
+class Imposed:
+    """A group as it was taken up."""
+
+    group: str
+    scores: tuple[float, ...]  # per class, of the worst operator; 1 is perfect
+
+
+def seek_axes(learner: Learner, group: str) -> tuple[SymmetryVerdict, ...]:
+    """Best axes of ``group`` in the map of every class, good or not."""
+    found = []
+    for k in range(learner.n_classes):
+        spectrum = learner.map_spectrum(k, learner.fsc[k], radius=learner.radius)
+        volume = box_volume(spectrum, learner.class_grid(k), windowed=True)
+        found.append(find_axes(volume, group))
+    return tuple(found)
+
+
+def impose(
+    learner: Learner,
+    store: ParticleStore,
+    group: str,
+    axes: tuple[SymmetryVerdict, ...],
+    *,
+    restart_radius: int,
+) -> Imposed:
+    """Turn a session into the frame of ``group`` and go on with it from ``restart_radius`` shells."""
+    classes = np.asarray(store["class_index"], dtype=np.int32)
+    rotations, shifts = store["rotation"], store["shift"]
+    statistics = learner.backend.asnumpy(learner.statistics)
+    for k, verdict in enumerate(axes):
+        for h in (0, 1):
+            statistics[h, k] = _turned(statistics[h, k], verdict, padded=learner.grid.padded)
+        rows = np.flatnonzero(classes == k)
+        old = np.asarray(rotations[rows], dtype=np.float64).reshape(-1, 3, 3)
+        shifts[rows] = shift_poses(old, shifts[rows], verdict.displacement_pixels)
+        rotations[rows] = rotate_poses(old, verdict.axes).reshape(-1, 9)
+    learner.statistics = learner.backend.asarray(statistics)
+    learner.group = group
+    learner.split_halves(restart_radius)
+    return Imposed(group, tuple(verdict.score for verdict in axes))
+
+
+def _turned(
+    statistics: npt.NDArray[np.float32], verdict: SymmetryVerdict, *, padded: int
+) -> npt.NDArray[np.float32]:
+    reach = (statistics.shape[0] - 1) // 2
+    crop = symmetric_plane(statistics, reach)
+    crop = shift_statistics(crop, verdict.displacement_pixels, padded=padded)
+    crop = rotate_statistics(crop, verdict.axes)
+    crop[:, :, 0] *= 0.5  # the plane will be completed by its Friedel mates again
+    turned = np.zeros_like(statistics)
+    turned[:, :, : reach + 1] = crop
+    return turned
