@@ -5,8 +5,9 @@ Convention: a candidate's ``frame`` (3, 3) takes the map's coordinates to the gr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
@@ -18,13 +19,15 @@ from reconstruct.rotations import matrix_from_vector, rotation_grid
 from reconstruct.symmetry import asymmetric_unit, parse_group
 from reconstruct.symmetry_probe import Probe
 
-__all__ = ["Candidate", "find_candidates", "operators_in_map"]
+__all__ = ["Candidate", "Scan", "best_frame", "continuous_score", "operators_in_map"]
 
 Float64 = npt.NDArray[np.float64]
 
 SCAN_AXES = 1024  # over a hemisphere: 4.5 degrees apart
 SCAN_FRAMES = 36864  # over all rotations: 6 degrees apart
 REFINED_STARTS = 4
+DIHEDRAL_AXES = 24  # n-fold axes that 2-fold ones are tried across
+CONTINUOUS_ORDER = 8  # any angle: all turns of the folds up to this
 HOPELESS = 0.15  # groups scoring less in the scan are not refined
 
 
@@ -37,6 +40,23 @@ class Candidate:
     score: float
 
 
+@dataclass(frozen=True)
+class Scan:
+    """Correlations of a map with itself about many axes, each computed when it is asked for."""
+
+    probe: Probe
+    known: dict[tuple[int, int], Float64] = field(default_factory=dict)
+    cyclic: dict[int, tuple[Candidate, Float64]] = field(default_factory=dict)
+
+    def along_axes(self, turn: tuple[int, int]) -> Float64:
+        """Correlation after a turn of 2 pi p / n about every axis of the hemisphere."""
+        if turn not in self.known:
+            vectors = _hemisphere() * (2 * np.pi * turn[0] / turn[1])
+            self.known[turn] = self.probe.correlations(matrix_from_vector(vectors))
+        return self.known[turn]
+
+
+@lru_cache(maxsize=64)
 def _elements(name: str) -> tuple[Float64, Float64, list[tuple[int, int]]]:
     """Operators of a group but for the identity and inverses: matrices, axes, turns p / n."""
     operators = parse_group(name).operators[1:]
@@ -57,13 +77,6 @@ def _elements(name: str) -> tuple[Float64, Float64, list[tuple[int, int]]]:
 def _fraction(turn: float) -> tuple[int, int]:
     fold = next(n for n in range(2, 100) if abs(turn * n - round(turn * n)) < 1e-6)
     return round(turn * fold), fold
-
-
-def _turns(max_order: int) -> list[tuple[int, int]]:
-    """Turns p / n <= 1/2 in lowest terms of every fold up to ``max_order``."""
-    return [
-        (p, n) for n in range(2, max_order + 1) for p in range(1, n // 2 + 1) if np.gcd(p, n) == 1
-    ]
 
 
 @lru_cache(maxsize=2)
@@ -88,8 +101,8 @@ def _nearest_axis(directions: Float64) -> npt.NDArray[np.intp]:
 
 
 @lru_cache(maxsize=8)
-def _cubic_frames(name: str) -> tuple[Float64, npt.NDArray[np.intp]]:
-    """Orientations of T, O or I (f, 3, 3), and the scanned axis (f, elements) of each element."""
+def _scanned_frames(name: str) -> tuple[Float64, npt.NDArray[np.intp]]:
+    """Orientations of a group (f, 3, 3), and the scanned axis (f, elements) of each element."""
     # frames F and S @ F are equal, so the unit is taken of the transposes
     grid = rotation_grid(SCAN_FRAMES)
     grid = grid[asymmetric_unit(grid, parse_group(name).operators)].transpose(0, 2, 1)
@@ -122,60 +135,53 @@ def operators_in_map(candidate: Candidate) -> Float64:
     return _in_map(candidate.frame, _elements(candidate.name)[0])
 
 
-def find_candidates(probe: Probe, max_order: int) -> tuple[list[Candidate], float]:
-    """Best frame and score of every group, and the score of a continuous axis."""
+def best_frame(scan: Scan, name: str) -> Candidate:
+    """Where a group other than C1 fits the map best."""
+    fold = int(name[1:]) if name[0] in "CD" else 0
+    if fold >= 2:
+        return _cyclic(scan, fold)[0] if name[0] == "C" else _dihedral(scan, fold)
+    frames, lookup = _scanned_frames(name)
+    turns = _elements(name)[2]
+    means = np.mean([scan.along_axes(turn)[lookup[:, e]] for e, turn in enumerate(turns)], axis=0)
+    order = np.argsort(-means, kind="stable")
+    starts = list(frames[order[:REFINED_STARTS]])
+    return _refined(scan.probe, name, starts, float(means[order[0]]))
+
+
+def _cyclic(scan: Scan, n: int) -> tuple[Candidate, Float64]:
+    """Best axis of Cn, and the mean correlation of its powers about every scanned axis."""
+    if n in scan.cyclic:
+        return scan.cyclic[n]
     axes = _hemisphere()
-    turns = _turns(max_order)
-    table: dict[tuple[int, int], Float64] = {}
-    for p, n in turns:
-        table[p, n] = probe.correlations(matrix_from_vector(axes * (2 * np.pi * p / n)))
-    found = []
-    for n in range(2, max_order + 1):
-        powers = np.stack([table[turn] for turn in _elements(f"C{n}")[2]]).mean(axis=0)
-        order = np.argsort(-powers, kind="stable")
-        starts = [_frame(axes[i], _across(axes[i])) for i in order[:REFINED_STARTS]]
-        cyclic = _refined(probe, f"C{n}", starts, float(powers[order[0]]))
-        found.append(cyclic)
-        found.append(_dihedral(probe, n, axes[order[:24]], powers[order[:24]], table, cyclic))
-    for name in ("T", "O", "I"):
-        frames, lookup = _cubic_frames(name)
-        needed = _elements(name)[2]
-        if any(turn not in table for turn in needed):
-            continue
-        means = np.mean([table[turn][lookup[:, e]] for e, turn in enumerate(needed)], axis=0)
-        order = np.argsort(-means, kind="stable")
-        starts = list(frames[order[:REFINED_STARTS]])
-        found.append(_refined(probe, name, starts, float(means[order[0]])))
-    return found, _continuous(probe, axes, table, turns)
+    powers = np.stack([scan.along_axes(turn) for turn in _elements(f"C{n}")[2]]).mean(axis=0)
+    order = np.argsort(-powers, kind="stable")
+    starts = [_frame(axes[i], _across(axes[i])) for i in order[:REFINED_STARTS]]
+    best = _refined(scan.probe, f"C{n}", starts, float(powers[order[0]]))
+    scan.cyclic[n] = (best, powers)
+    return scan.cyclic[n]
 
 
-def _dihedral(
-    probe: Probe,
-    n: int,
-    axes: Float64,
-    powers: Float64,
-    table: Mapping[tuple[int, int], Float64],
-    cyclic: Candidate,
-) -> Candidate:
+def _dihedral(scan: Scan, n: int) -> Candidate:
     """Add 2-fold axes across the best n-fold ones."""
+    cyclic, powers = _cyclic(scan, n)
+    order = np.argsort(-powers, kind="stable")[:DIHEDRAL_AXES]
+    candidates = [(cyclic.frame[2], cyclic.score)]
+    candidates += [(_hemisphere()[i], float(powers[i])) for i in order]
+    twofold = scan.along_axes((1, 2))
     best: list[tuple[float, Float64]] = []
     angles = np.arange(0.0, np.pi / n, np.deg2rad(3.0))
-    spokes = np.arange(n) * np.pi / n
-    folds = n // 2
-    candidates = [(axis, float(power)) for axis, power in zip(axes, powers, strict=True)]
-    candidates.insert(0, (cyclic.frame[2], cyclic.score))
+    around = angles[:, None] + np.arange(n) * np.pi / n
     for axis, power in candidates:
         base = _frame(axis, _across(axis))
-        around = angles[:, None] + spokes[None, :]
         directions = np.cos(around)[..., None] * base[0] + np.sin(around)[..., None] * base[1]
-        twofold = table[1, 2][_nearest_axis(directions.reshape(-1, 3))].reshape(around.shape)
-        scores = (folds * power + twofold.sum(axis=1)) / (folds + n)
+        across = twofold[_nearest_axis(directions.reshape(-1, 3))].reshape(around.shape)
+        scores = (n // 2 * power + across.sum(axis=1)) / (n // 2 + n)
         i = int(np.argmax(scores))
         x = np.cos(angles[i]) * base[0] + np.sin(angles[i]) * base[1]
         best.append((float(scores[i]), _frame(axis, x)))
     best.sort(key=lambda item: -item[0])
     starts = [frame for _, frame in best[:REFINED_STARTS]]
-    return _refined(probe, f"D{n}", starts, best[0][0])
+    return _refined(scan.probe, f"D{n}", starts, best[0][0])
 
 
 def _refined(probe: Probe, name: str, starts: list[Float64], scanned: float) -> Candidate:
@@ -213,19 +219,20 @@ def _turn_to_best(value: Callable[[Float64], float], frame: Float64) -> Float64:
     return turned(found.x) if -found.fun > value(frame) else frame
 
 
-def _continuous(
-    probe: Probe,
-    axes: Float64,
-    table: Mapping[tuple[int, int], Float64],
-    turns: list[tuple[int, int]],
-) -> float:
-    """Best over axes of the worst over all turns: how nearly one axis has every symmetry."""
-    worst = np.min([table[turn] for turn in turns], axis=0)
-    best = axes[int(np.argmax(worst))]
+def continuous_score(scan: Scan) -> float:
+    """Best over axes of the worst over many turns: how nearly one axis has every symmetry."""
+    turns = [
+        (p, n)
+        for n in range(2, CONTINUOUS_ORDER + 1)
+        for p in range(1, n // 2 + 1)
+        if math.gcd(p, n) == 1
+    ]
+    worst = np.min([scan.along_axes(turn) for turn in turns], axis=0)
+    best = _hemisphere()[int(np.argmax(worst))]
     angles = np.array([2 * np.pi * p / n for p, n in turns])
 
     def value(frame: Float64) -> float:
         matrices = matrix_from_vector(frame[2][None] * angles[:, None])
-        return float(probe.correlations(matrices).min())
+        return float(scan.probe.correlations(matrices).min())
 
     return value(_turn_to_best(value, _frame(best, _across(best))))

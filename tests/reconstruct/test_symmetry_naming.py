@@ -11,7 +11,7 @@ from benchmarks.sets import load
 from benchmarks.symmetric_maps import ball, blobs, degraded, disc, rod, shell
 from reconstruct.rotations import random_rotations
 from reconstruct.symmetry import parse_group
-from reconstruct.symmetry_naming import centre_of_mass_pixels, decide, name_symmetry
+from reconstruct.symmetry_naming import centre_of_mass_pixels, decide, find_axes, name_symmetry
 
 CONVERGED = 10.0  # shells at which the map's correlation with the truth is 0.5
 
@@ -43,6 +43,23 @@ def test_a_turned_shifted_and_noisy_map_is_named_with_its_axes(name: str) -> Non
     if name.startswith("C"):
         error = error[:2]  # along its axis, a Cn map has no centre
     assert np.linalg.norm(error) < 0.5
+
+
+@pytest.mark.parametrize("name", ["C3", "C12", "D1", "D7", "O", "I1", "I2"])
+def test_the_axes_of_a_group_that_the_user_names_are_found(name: str) -> None:
+    rng = np.random.default_rng(16)
+    rotation = random_rotations(rng, 1)[0]
+    volume = blobs(name, rng, rotation=rotation, displacement_pixels=rng.uniform(-1.5, 1.5, 3))
+    verdict = find_axes(degraded(volume, rng, radius=CONVERGED), name)
+    assert verdict.group == name
+    assert verdict.score > 0.6
+    assert operators_fit(name, verdict.axes, rotation) < 4
+
+
+def test_a_group_that_is_not_there_fits_badly() -> None:
+    rng = np.random.default_rng(17)
+    assert find_axes(blobs("C3", rng), "O").score < 0.2
+    assert find_axes(blobs("C3", rng), "C1").group == "C1"
 
 
 @pytest.mark.parametrize("name", ["O", "I"])
