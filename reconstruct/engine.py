@@ -371,7 +371,7 @@ class Engine:
             "evidence": poses.evidence,
         }.items():
             self._store[name][rows] = values
-        self._store["visits"][rows] += 1  # type: ignore[operator]
+        self._store["visits"][rows] += 1
 
     # ---- reports
 

@@ -43,7 +43,7 @@ def particle_radius_pixels(volume: npt.NDArray[np.floating]) -> float:
     profile = (np.bincount(ring, smooth.ravel()) / np.bincount(ring))[: n // 2]
     peak = int(np.argmax(profile))
     if profile[peak] <= 0:
-        return n / 2
+        return float(n / 2)
     below = np.flatnonzero(profile[peak:] < PROFILE_FLOOR * profile[peak])
     edge = peak + int(below[0]) if len(below) else n // 2
     labels, _ = scipy.ndimage.label(smooth > BODY_THRESHOLD * np.percentile(smooth, 99.5))

@@ -115,14 +115,15 @@ def shell_index(radius: int) -> npt.NDArray[np.int32]:
     return np.floor(np.sqrt(squared) + 0.5).astype(np.int32)
 
 
-def sinc_squared(size: int, extent: float, *, spacing: float = 1.0) -> npt.NDArray[np.float32]:
+def sinc_squared(size: int, extent: float, *, spacing: float = 1.0) -> Float32:
     """Separable real-space decay of trilinear interpolation in Fourier space.
 
     ``size`` samples ``spacing`` pixels apart, centred; ``extent`` is the edge in pixels of the
     padded box, i.e. the inverse of the Fourier grid's step.
     """
     position = (np.arange(size) - size // 2) * spacing
-    return (np.sinc(position / extent) ** 2).astype(np.float32)
+    decay: Float32 = (np.sinc(position / extent) ** 2).astype(np.float32)
+    return decay
 
 
 def soft_mask(
@@ -135,7 +136,8 @@ def soft_mask(
     squared = np.square((np.arange(size) - size // 2) * spacing)
     distance = np.sqrt(sum(np.ix_(*[squared] * axes), np.zeros(())))
     fall = np.clip((distance - radius) / max(edge, 1e-6), 0.0, 1.0)
-    return (0.5 + 0.5 * np.cos(np.pi * fall)).astype(np.float32)  # type: ignore[no-any-return]
+    mask: Float32 = (0.5 + 0.5 * np.cos(np.pi * fall)).astype(np.float32)
+    return mask
 
 
 def centred_rfftn(volume: npt.NDArray[np.floating]) -> Complex64:

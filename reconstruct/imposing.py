@@ -48,7 +48,7 @@ def impose(
     *,
     restart_radius: int,
 ) -> Imposed:
-    """Turn a session into the frame of ``group`` and go on with it from ``restart_radius`` shells."""
+    """Turn a session into ``group``'s frame and go on from ``restart_radius`` shells."""
     classes = np.asarray(store["class_index"], dtype=np.int32)
     rotations, shifts = store["rotation"], store["shift"]
     statistics = learner.backend.asnumpy(learner.statistics)

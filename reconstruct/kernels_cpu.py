@@ -8,6 +8,7 @@ travel as two float32 planes, which LLVM vectorises. ``kernels_numpy`` has a pla
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numba
 import numpy as np
@@ -24,7 +25,12 @@ __all__ = [
 
 # Reassociation lets sums vectorise; infinities and NaNs keep their meaning.
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
-_OPTIONS = {"nogil": True, "cache": True, "fastmath": _FASTMATH, "error_model": "numpy"}
+_OPTIONS: dict[str, Any] = {
+    "nogil": True,
+    "cache": True,
+    "fastmath": _FASTMATH,
+    "error_model": "numpy",
+}
 
 
 @numba.njit(inline="always", **_OPTIONS)
@@ -52,12 +58,12 @@ def _slice(cube, edge, a, kx, ky, n, scale, out_re, out_im):  # type: ignore[no-
         p11 = p10 + row
         w00, w01, w10, w11 = (one - fz) * (one - fy), (one - fz) * fy, fz * (one - fy), fz * fy
         s0 = w00 * cube[p00] + w01 * cube[p01] + w10 * cube[p10] + w11 * cube[p11]
-        i1 = uintp(1)
-        s1 = w00 * cube[p00 + i1] + w01 * cube[p01 + i1] + w10 * cube[p10 + i1] + w11 * cube[p11 + i1]
-        i2 = uintp(2)
-        s2 = w00 * cube[p00 + i2] + w01 * cube[p01 + i2] + w10 * cube[p10 + i2] + w11 * cube[p11 + i2]
-        i3 = uintp(3)
-        s3 = w00 * cube[p00 + i3] + w01 * cube[p01 + i3] + w10 * cube[p10 + i3] + w11 * cube[p11 + i3]
+        i = uintp(1)
+        s1 = w00 * cube[p00 + i] + w01 * cube[p01 + i] + w10 * cube[p10 + i] + w11 * cube[p11 + i]
+        i = uintp(2)
+        s2 = w00 * cube[p00 + i] + w01 * cube[p01 + i] + w10 * cube[p10 + i] + w11 * cube[p11 + i]
+        i = uintp(3)
+        s3 = w00 * cube[p00 + i] + w01 * cube[p01 + i] + w10 * cube[p10 + i] + w11 * cube[p11 + i]
         out_re[j] = s0 + fx * (s2 - s0)
         out_im[j] = s1 + fx * (s3 - s1)
 
@@ -77,7 +83,7 @@ def extract_slices(cube, rotations, kx, ky, scale, out):  # type: ignore[no-unty
 
 @numba.njit(**_OPTIONS)
 def _cut(values, order, count, keep, sharpness, share):  # type: ignore[no-untyped-def]
-    """Number of leading entries (``order`` sorts ``values`` down) that hold ``share`` of the mass."""
+    """Number of leading entries, ``values`` sorted down by ``order``, that hold ``share``."""
     top = values[order[0]]
     total = 0.0
     for i in range(count):
@@ -203,7 +209,7 @@ def refine_poses(  # type: ignore[no-untyped-def]
     keep, sharpness, share,
     out_rotation, out_rotation_id, out_shift, out_shift_id, out_class, out_score, out_count,
     out_evidence,
-):
+):  # fmt: skip
     """Split every cell of each particle into 8 rotations x 4 shifts, score them, keep the best.
 
     Parameters
@@ -276,7 +282,7 @@ def refine_poses(  # type: ignore[no-untyped-def]
                     _shift(
                         a_re[i], a_im[i], ikx, iky, n, (ex_re, ex_im, ey_re, ey_im),
                         shifted[slot * 4 + m, 0], shifted[slot * 4 + m, 1],
-                    )
+                    )  # fmt: skip
             shift_slot[c] = slot
             done[c] = False
         # slices, once per distinct parent rotation
@@ -341,7 +347,7 @@ def insert_particles(  # type: ignore[no-untyped-def]
     statistics, members, kx, ky, ikx, iky, scale, box,
     a_re, a_im, c2, n,
     cell_rotation, cell_rotation_id, cell_shift, cell_class, cell_weight, cell_count,
-):
+):  # fmt: skip
     """Back-project the posterior-weighted particles ``members`` into one half-set's statistics.
 
     ``statistics`` (K, g, g, r + 2, 3) float32 holds Re N, Im N and D on a centred half cube whose
@@ -383,8 +389,8 @@ def insert_particles(  # type: ignore[no-untyped-def]
                 if w <= 0:
                     continue
                 mass += w
-                _phase_tables(cell_shift[i, d, 0], cell_shift[i, d, 1], box,
-                              ex_re, ex_im, ey_re, ey_im)
+                sx, sy = cell_shift[i, d, 0], cell_shift[i, d, 1]
+                _phase_tables(sx, sy, box, ex_re, ex_im, ey_re, ey_im)
                 _shift(a_re[i], a_im[i], ikx, iky, n, (ex_re, ex_im, ey_re, ey_im), t_re, t_im)
                 for j in range(n):
                     im_re[j] += w * t_re[j]

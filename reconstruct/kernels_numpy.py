@@ -51,7 +51,9 @@ def _slice(cube: Float, rotation: Float, kx: Float, ky: Float, scale: float) -> 
 
 
 def _phases(shift: Float, kx: Float, ky: Float, box: float) -> Complex:
-    return np.exp(-2j * np.pi / box * (kx.astype(np.float64) * shift[0] + ky * float(shift[1])))
+    turns = (kx.astype(np.float64) * shift[0] + ky * float(shift[1])) / box
+    phases: Complex = np.exp(-2j * np.pi * turns)
+    return phases
 
 
 def extract_slices(

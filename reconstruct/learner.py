@@ -401,7 +401,7 @@ class Learner:
             return crop
         operators = parse_group(self.group).operators
         averaged = symmetrise_statistics(self.backend.asnumpy(crop), operators)
-        return self.backend.asarray(averaged)
+        return self.backend.asarray(averaged)  # type: ignore[no-any-return]
 
     def map_spectrum(
         self, k: int, fsc: Float64, *, radius: int, halves: tuple[int, ...] = (0, 1)

@@ -48,8 +48,8 @@ def smooth_spectrum(power: Float64) -> Float64:
     variance = power.copy()
     variance[0] = variance[1]
     padded = np.concatenate([variance[:1], variance, variance[-1:]])
-    smooth = (padded[:-2] + padded[1:-1] + padded[2:]) / 3
-    return np.maximum(smooth, 1e-12)
+    smooth: Float64 = np.maximum((padded[:-2] + padded[1:-1] + padded[2:]) / 3, 1e-12)
+    return smooth
 
 
 class NoiseSpectra:

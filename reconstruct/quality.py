@@ -5,6 +5,7 @@ An FSC curve's index is the radius in shells, so shell ``s`` is ``box * pixel_si
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,7 @@ RESOLUTION_FSC = 0.143  # half-map FSC at which a resolution is quoted
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+Complex128 = npt.NDArray[np.complex128]
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def _samples(radius: int) -> Float32:
     return np.stack([x[keep], y[keep], z[keep]], axis=-1).astype(np.float32)
 
 
-def _sample(cube: Float32, points: npt.NDArray[np.floating]) -> npt.NDArray[np.complex128]:
+def _sample(cube: npt.NDArray[np.complexfloating], points: npt.NDArray[np.floating]) -> Complex128:
     """Trilinear values of a full cube (g, g, g) at ``points`` (m, 3) x, y, z in grid units."""
     centre = (cube.shape[0] - 1) // 2
     p = points + centre
@@ -173,11 +175,12 @@ def _align_one_hand(
     truth_cube = full_from_half(centred_rfftn(truth)[crop, crop, : full_radius + 1])
     centre = (truth_cube.shape[0] - 1) // 2
 
-    def truth_at(points: Float32) -> npt.NDArray[np.complex128]:
+    def truth_at(points: Float32) -> Complex128:
         i = points.astype(np.intp) + centre
-        return truth_cube[i[:, 2], i[:, 1], i[:, 0]].astype(np.complex128)
+        values: Complex128 = truth_cube[i[:, 2], i[:, 1], i[:, 0]].astype(np.complex128)
+        return values
 
-    def correlation(radius: int, samples: Float32, target: npt.NDArray[np.complex128]):  # type: ignore[no-untyped-def]
+    def correlation(samples: Float32, target: Complex128) -> Callable[[Float64, Float64], float]:
         norm_t = np.sqrt(np.sum(np.abs(target) ** 2))
 
         def value(rotation: Float64, shift: Float64) -> float:
@@ -208,9 +211,11 @@ def _align_one_hand(
         candidates += [(float(scores[r, j[r]]), start + r, int(j[r])) for r in range(len(chunk))]
     candidates.sort(reverse=True)
 
-    def refine(radius: int, rotation: Float64, shift: Float64, step: float):  # type: ignore[no-untyped-def]
+    def refine(
+        radius: int, rotation: Float64, shift: Float64, step: float
+    ) -> tuple[float, Float64, Float64]:
         points = _samples(radius)
-        value = correlation(radius, points, truth_at(points))
+        value = correlation(points, truth_at(points))
 
         def loss(p: Float64) -> float:
             return -value(matrix_from_vector(p[None, :3] * step)[0] @ rotation, shift + p[3:])

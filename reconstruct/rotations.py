@@ -79,4 +79,5 @@ def child_offsets(step: float) -> Float:
 def angle_between(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> Float:
     """Angle in radians of the rotation from ``a`` to ``b``; both (..., 3, 3)."""
     trace = np.einsum("...ij,...ij->...", a, b)
-    return np.arccos(np.clip((trace - 1) / 2, -1.0, 1.0))
+    angle: Float = np.arccos(np.clip((trace - 1) / 2, -1.0, 1.0))
+    return angle

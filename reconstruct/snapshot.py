@@ -35,7 +35,8 @@ def view_histogram(rotations: npt.NDArray[np.floating]) -> npt.NDArray[np.float6
     if not len(rotations):
         return np.zeros(VIEW_BINS)
     rot, tilt, _ = np.moveaxis(euler_from_matrix(rotations), -1, 0)
-    counts, _, _ = np.histogram2d(tilt, rot, bins=VIEW_BINS, range=[[0, np.pi], [-np.pi, np.pi]])
+    limits = [[0, np.pi], [-np.pi, np.pi]]
+    counts: npt.NDArray[np.float64] = np.histogram2d(tilt, rot, bins=VIEW_BINS, range=limits)[0]
     return counts
 
 

@@ -7,6 +7,7 @@ poses, classes and evidence change with every visit.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,13 +37,13 @@ class ParticleStore:
     def __init__(self, coefficients: int) -> None:
         self._coefficients = coefficients
         self.count = 0
-        self._columns: dict[str, npt.NDArray[np.generic]] = {
+        self._columns: dict[str, npt.NDArray[Any]] = {
             "spectra": np.empty((0, coefficients), np.complex64)
         }
         for name, (dtype, shape) in {**IMMUTABLE, **MUTABLE}.items():
             self._columns[name] = np.empty((0, *shape), dtype)
 
-    def __getitem__(self, name: str) -> npt.NDArray[np.generic]:
+    def __getitem__(self, name: str) -> npt.NDArray[Any]:
         """Column ``name``, valid rows only, as a view."""
         return self._columns[name][: self.count]
 
@@ -58,7 +59,7 @@ class ParticleStore:
         mixed = ids * np.uint64(0x9E3779B97F4A7C15)
         return (mixed >> np.uint64(63)).astype(np.intp)
 
-    def append(self, rows: Mapping[str, npt.NDArray[np.generic]]) -> None:
+    def append(self, rows: Mapping[str, npt.NDArray[Any]]) -> None:
         """Add particles: ``spectra`` and every column of ``IMMUTABLE``."""
         added = len(rows["spectra"])
         self._reserve(self.count + added)
@@ -79,7 +80,7 @@ class ParticleStore:
             grown[: self.count] = old[: self.count]
             self._columns[name] = grown
 
-    def immutable_rows(self, start: int) -> dict[str, npt.NDArray[np.generic]]:
+    def immutable_rows(self, start: int) -> dict[str, npt.NDArray[Any]]:
         """Copies of the immutable columns from row ``start`` on."""
         return {n: self[n][start:].copy() for n in ("spectra", *IMMUTABLE)}
 

@@ -242,7 +242,9 @@ def half_map_fsc(
         for product in ((a * backend.xp.conj(b)).real, abs(a) ** 2, abs(b) ** 2)
     )
     power = power_a * power_b
-    fsc = np.divide(cross, np.sqrt(power), out=np.zeros_like(cross), where=power > 0)
+    fsc: npt.NDArray[np.float64] = np.divide(
+        cross, np.sqrt(power), out=np.zeros_like(cross), where=power > 0
+    )
     fsc[0] = 1.0
     return fsc[: radius + 1]
 

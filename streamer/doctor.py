@@ -5,7 +5,6 @@ Each check gives one line; nothing is changed, except that a probe file is writt
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Literal
 
 import psutil
 
+from reconstruct.backend import describe_devices
 from schemas.topics import Topics
 from streamer.checkpoint import CheckpointStore
 from streamer.config import Settings
@@ -118,15 +118,7 @@ def _machine() -> Iterator[Finding]:
     memory = psutil.virtual_memory()
     words = f"{os.cpu_count()} CPUs, {memory.available / 2**30:.0f} GiB of memory available"
     yield Finding("machine", "good" if memory.available > 2 << 30 else "warning", words)
-    if importlib.util.find_spec("cupy") is None:
-        yield Finding(
-            "GPU", "warning", "no CuPy: the CPU is used; pip install 'abinitio-live[gpu]'"
-        )
-        return
-    try:
-        from reconstruct.backend import device_memory_bytes  # type: ignore[import-not-found]
-    except ImportError:
-        yield Finding("GPU", "warning", "this build has no GPU backend: the CPU is used")
-        return
-    free, total = device_memory_bytes()
-    yield Finding("GPU", "good", f"{free / 2**30:.0f} of {total / 2**30:.0f} GiB free")
+    for one in describe_devices():
+        if one.device != "cpu":
+            words = f"{one.device} {one.name}: {one.detail}"
+            yield Finding("GPU", "good" if one.usable else "warning", words)

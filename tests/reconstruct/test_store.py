@@ -26,7 +26,7 @@ def test_rows_survive_growth_unchanged() -> None:
     parts = [_rows(start, 150) for start in range(0, 1500, 150)]
     for part in parts:
         store.append(part)
-        store["visits"][:] += 1  # type: ignore[operator]
+        store["visits"][:] += 1
     assert store.count == 1500
     for name in ("spectra", *IMMUTABLE):
         assert np.array_equal(store[name], np.concatenate([part[name] for part in parts]))
