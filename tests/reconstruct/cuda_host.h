@@ -2,6 +2,7 @@
 // device. A block's threads run one after another until each waits at a barrier; blocks run one
 // after another. The order of threads is a choice (emu_order): results that change with it have a
 // race. Covers what our kernels use, nothing more.
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <cmath>
@@ -38,12 +39,13 @@ alignas(16) static unsigned char shared_room[SHARED_BYTES];
 static const unsigned GUARD = 0xa5;
 
 struct Fiber {
-    ucontext_t context;
+    ucontext_t context;  // only to begin on the fiber's own stack
+    jmp_buf place;       // where it waits: jumps need no system call
     std::vector<unsigned char> stack;
-    bool finished;
+    bool started, finished;
 };
 static std::vector<Fiber> fibers;
-static ucontext_t scheduler;
+static jmp_buf scheduler;
 static int current;
 static void (*body)(void*);
 static void* body_arguments;
@@ -54,10 +56,18 @@ struct Barrier {
 static Barrier block_barrier, warp_barrier[32];
 static unsigned exchange[1024];
 
-static void pause_fiber() {
-    int me = current;
-    swapcontext(&fibers[me].context, &scheduler);
-    threadIdx.x = me;
+static __attribute__((noinline)) void pause_fiber() {
+    if (!_setjmp(fibers[current].place)) _longjmp(scheduler, 1);
+}
+
+static __attribute__((noinline)) void resume_fiber(int thread) {
+    Fiber& fiber = fibers[thread];
+    current = thread;
+    threadIdx.x = thread;
+    if (_setjmp(scheduler)) return;
+    if (fiber.started) _longjmp(fiber.place, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
 }
 
 static void wait_at(Barrier& barrier, unsigned size) {
@@ -135,7 +145,7 @@ static void run_block(unsigned threads) {
     if (fibers.size() < threads) fibers.resize(threads);
     for (unsigned t = 0; t < threads; ++t) {
         Fiber& fiber = fibers[t];
-        fiber.finished = false;
+        fiber.started = fiber.finished = false;
         if (fiber.stack.empty()) fiber.stack.resize(STACK_BYTES);
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack.data();
@@ -149,9 +159,7 @@ static void run_block(unsigned threads) {
         for (int t : order) {
             if (fibers[t].finished) continue;
             running = true;
-            current = t;
-            threadIdx.x = t;
-            swapcontext(&scheduler, &fibers[t].context);
+            resume_fiber(t);
         }
     }
 }
