@@ -12,8 +12,9 @@ import numba
 import numpy as np
 from numba import uintp
 
-__all__ = ["mean_over", "rotated_correlations"]
+__all__ = ["BAR", "mean_over", "rotated_correlations"]
 
+BAR = 8  # edge of the bars of voxels along x that are averaged at a time
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
@@ -49,20 +50,22 @@ def mean_over(flat, g, matrices, out):  # type: ignore[no-untyped-def]
     centre = np.float32(reach)
     top = np.float32(g - 1) - np.float32(1e-3)  # the far corner must exist
     zero = np.float32(0)
-    for z in range(g):
-        # sheet by sheet, operator by operator: the oblique sheet being read stays in the cache
-        kz = np.float32(z - reach)
+    bars = (g + BAR - 1) // BAR
+    for block in range(bars * bars):
+        # bar by bar, operator by operator: what a turned bar reads stays in the cache
+        z0, y0 = (block // bars) * BAR, (block % bars) * BAR
         for i in range(m):
             a = matrices[i]
-            for y in range(g):
+            for line in range(BAR * BAR):
+                z, y = z0 + line // BAR, y0 + line % BAR
                 room = reach * reach - (z - reach) ** 2 - (y - reach) ** 2
-                if room < 0:
+                if room < 0 or z >= g or y >= g:
                     continue
-                ky = np.float32(y - reach)
+                kz, ky = np.float32(z - reach), np.float32(y - reach)
                 qx = a[1] * ky + a[2] * kz + centre
                 qy = a[4] * ky + a[5] * kz + centre
                 qz = a[7] * ky + a[8] * kz + centre
-                line = out[z, y]
+                row_out = out[z, y]
                 for x in range(int(np.sqrt(room)) + 1):
                     kx = np.float32(x)
                     px = min(max(a[0] * kx + qx, zero), top)
@@ -74,10 +77,10 @@ def mean_over(flat, g, matrices, out):  # type: ignore[no-untyped-def]
                         w = share * (fy if c & 1 else one - fy) * (fz if c >> 1 else one - fz)
                         w1 = w * fx
                         w0 = w - w1
-                        line[x, 0] += w0 * flat[q] + w1 * flat[q + uintp(4)]
-                        line[x, 1] += w0 * flat[q + uintp(1)] + w1 * flat[q + uintp(5)]
-                        line[x, 2] += w0 * flat[q + uintp(2)] + w1 * flat[q + uintp(6)]
-                        line[x, 3] += w0 * flat[q + uintp(3)] + w1 * flat[q + uintp(7)]
+                        row_out[x, 0] += w0 * flat[q] + w1 * flat[q + uintp(4)]
+                        row_out[x, 1] += w0 * flat[q + uintp(1)] + w1 * flat[q + uintp(5)]
+                        row_out[x, 2] += w0 * flat[q + uintp(2)] + w1 * flat[q + uintp(6)]
+                        row_out[x, 3] += w0 * flat[q + uintp(3)] + w1 * flat[q + uintp(7)]
 
 
 @numba.njit(**_OPTIONS)
