@@ -1,0 +1,224 @@
+"""What only happens on a device: the engine through CUDA text, memory, its particle store."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from reconstruct.backend import Backend, DeviceError, cpu_backend, describe_devices, make_backend
+from reconstruct.engine import Engine
+from reconstruct.fourier import make_half_plane
+from reconstruct.memory import memory_need, plan_memory
+from reconstruct.rotations import angle_between
+from reconstruct.store import ParticleStore
+from reconstruct.types import EngineSettings, Geometry, Optics, ParticleImages
+from reconstruct.update import MapGrid
+from reconstruct.weighting import Weigher
+from tests.reconstruct.cuda_host import HostLauncher, host_backend
+
+MAP_CORRELATION = 0.99999  # after three updates; float32 sums in another order
+EVIDENCE_TOLERANCE = 1e-4  # relative
+SAME_POSE_DEGREES = 0.2  # arccos of float32 matrices is no better than 0.05
+WEIGHT_TOLERANCE = 1e-4  # relative: the CTF in float32, divided by the noise
+
+GEOMETRY = Geometry(box=32, pixel_size_angstrom=5.0)
+SETTINGS = EngineSettings(
+    max_resolution_angstrom=20.0,
+    race_starts=1,
+    minibatch_initial=16,
+    minibatch_final=16,
+    replay_passes=1,
+)
+
+
+def particles(count: int, seed: int = 0) -> ParticleImages:
+    """Images of one off-centre blob in noise: enough for poses to matter."""
+    rng = np.random.default_rng(seed)
+    axis = np.arange(32) - 16
+    centre = rng.uniform(-5, 5, (count, 2, 1, 1))
+    distance = (axis[:, None] - centre[:, 1]) ** 2 + (axis[None, :] - centre[:, 0]) ** 2
+    images = 3 * np.exp(-distance / 8) + rng.standard_normal((count, 32, 32))
+    return ParticleImages(
+        images=images.astype(np.float32),
+        particle_ids=rng.integers(0, 2**63, count).astype(np.uint64),
+        defocus_u_angstrom=rng.uniform(1e4, 2e4, count),
+        defocus_v_angstrom=rng.uniform(1e4, 2e4, count),
+        defocus_angle_rad=rng.uniform(0, 3, count),
+        phase_shift_rad=np.zeros(count),
+        optics_group=np.arange(count) % 2,
+        optics=(Optics(300.0, 2.7, 0.1), Optics(200.0, 2.0, 0.07)),
+    )
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Backend:
+    return host_backend(HostLauncher(tmp_path_factory.mktemp("cuda_host")))
+
+
+def trained(device: str | Backend, settings: EngineSettings = SETTINGS) -> Engine:
+    engine = Engine(settings, GEOMETRY, device=device)
+    engine.add(particles(24))
+    reports = []
+    while engine.ready:
+        reports.append(engine.step())
+    reports.extend(engine.finish())
+    assert len(reports) >= 3
+    return engine
+
+
+def test_the_engine_through_cuda_text_agrees_with_the_cpu(host: Backend) -> None:
+    settings = replace(SETTINGS, n_classes=2)
+    cpu, device = trained("cpu", settings), trained(host, settings)
+    for one, other in zip(cpu.snapshot().classes, device.snapshot().classes, strict=True):
+        correlation = np.corrcoef(one.volume.ravel(), other.volume.ravel())[0, 1]
+        assert correlation > MAP_CORRELATION
+    known, found = cpu.assignments(), device.assignments()
+    np.testing.assert_array_equal(found.class_index, known.class_index)
+    np.testing.assert_allclose(
+        found.log_likelihood, known.log_likelihood, rtol=EVIDENCE_TOLERANCE, atol=0.01
+    )
+    turned = np.degrees(angle_between(found.rotations.astype(float), known.rotations.astype(float)))
+    assert np.median(turned) < SAME_POSE_DEGREES
+
+
+def test_a_state_made_on_a_device_goes_on_there_and_on_the_cpu(host: Backend) -> None:
+    engine = trained(host)
+    meta, arrays = engine.dump()
+    for device in (host, "cpu"):
+        taken_up = Engine.load(
+            SETTINGS, GEOMETRY, meta, arrays, engine.dump_store(0), device=device
+        )
+        one, other = engine.snapshot().classes[0], taken_up.snapshot().classes[0]
+        correlation = np.corrcoef(one.volume.ravel(), other.volume.ravel())[0, 1]
+        assert correlation > MAP_CORRELATION
+
+
+@pytest.mark.gpu
+def test_a_device_repeats_its_bits_and_agrees_with_the_cpu() -> None:
+    if not any(one.usable and one.device != "cpu" for one in describe_devices()):
+        pytest.skip("no CUDA device")
+    first, second, cpu = trained("cuda"), trained("cuda"), trained("cpu")
+    volumes = [engine.snapshot().classes[0].volume for engine in (first, second, cpu)]
+    np.testing.assert_array_equal(volumes[0], volumes[1])
+    # scores of the coarse pass are in TF32, so that single particles may differ
+    assert np.corrcoef(volumes[0].ravel(), volumes[2].ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("kept", [0, 1, 2, 100])
+def test_rows_come_from_the_device_or_else_from_the_host(host: Backend, kept: int) -> None:
+    plane = make_half_plane(32, 8)
+    segment_bits = 2
+    budget = kept * (8 * len(plane.kx) << segment_bits)
+    store = ParticleStore(len(plane.kx))
+    rng = np.random.default_rng(0)
+    weighers = [
+        Weigher(backend, plane, box_angstrom=160.0, budget_bytes=budget, segment_bits=segment_bits)
+        for backend in (host, cpu_backend())
+    ]
+    for count in (3, 1, 13):  # cuts that do not match the segments
+        spectra = rng.standard_normal((count, len(plane.kx), 2)).astype(np.float32)
+        rows = {
+            "spectra": spectra.view(np.complex64)[..., 0],
+            "particle_ids": np.arange(count, dtype=np.uint64),
+            "optics_group": rng.integers(0, 2, count).astype(np.int32),
+            "ctf": np.tile([15e3, 14e3, 0.3, 0.1], (count, 1)),
+        }
+        store.append(rows)
+        for weigher in weighers:
+            weigher.append(rows["spectra"])
+    assert weighers[0].count == min(17, kept << segment_bits)
+    wanted = np.array([16, 0, 5, 4, 11, 3])
+    optics = (Optics(300.0, 2.7, 0.1), Optics(200.0, 2.0, 0.07))
+    variance = rng.uniform(0.5, 2.0, (2, 9))
+    device, cpu = (
+        weigher.weigh(store, wanted, 6, optics=optics, noise_variance=variance)
+        for weigher in weighers
+    )
+    for name in ("a_re", "a_im", "c2"):
+        np.testing.assert_allclose(
+            getattr(device, name), getattr(cpu, name), rtol=WEIGHT_TOLERANCE, atol=1e-5
+        )
+
+
+def test_a_chunk_that_does_not_fit_is_halved_until_it_does(host: Backend) -> None:
+    backend = replace(host, memory=lambda: (8 * 100 * 64, 1 << 40))
+    done: list[int] = []
+    refused: list[int] = []
+
+    def work(rows: slice) -> None:
+        if rows.stop - rows.start > 20:
+            refused.append(rows.stop - rows.start)
+            raise MemoryError
+        done.extend(range(rows.start, rows.stop))
+
+    with ThreadPoolExecutor(1) as workers:
+        backend.run_chunks(work, 130, bytes_per_row=100, workers=workers)
+    assert done == list(range(130))
+    assert refused == [64, 32]
+
+
+def test_a_particle_that_never_fits_is_an_error(host: Backend) -> None:
+    def work(rows: slice) -> None:
+        raise MemoryError
+
+    with ThreadPoolExecutor(1) as workers, pytest.raises(MemoryError):
+        host.run_chunks(work, 4, bytes_per_row=1, workers=workers)
+
+
+def plan(settings: EngineSettings, free: int, box: int = 128) -> str:
+    backend = replace(cpu_backend(), memory=lambda: (free, free))
+    geometry = Geometry(box, 2.0)
+    radius = int(geometry.box_angstrom / settings.max_resolution_angstrom)
+    found = plan_memory(
+        backend,
+        settings,
+        geometry,
+        grid=MapGrid(box, 2.0, box / 3),
+        max_radius=radius,
+        max_shift_pixels=box / 16,
+    )
+    return found.line
+
+
+def test_memory_that_a_session_needs_is_said() -> None:
+    line = plan(EngineSettings(), 64 << 30)
+    assert "needs" in line
+    assert "particles of" in line
+
+
+def test_a_session_that_does_not_fit_is_told_what_would() -> None:
+    settings = EngineSettings(n_classes=10, max_resolution_angstrom=5.0)
+    with pytest.raises(DeviceError, match=r"use n_classes (\d) or max_resolution_angstrom") as told:
+        plan(settings, 2 << 30)
+    words = str(told.value).split()
+    classes = int(words[words.index("n_classes") + 1])
+    resolution = float(words[words.index("max_resolution_angstrom") + 1].rstrip(","))
+    assert plan(replace(settings, n_classes=classes), 2 << 30)
+    assert plan(replace(settings, max_resolution_angstrom=resolution), 2 << 30)
+
+
+def test_the_statistics_are_as_large_as_foretold() -> None:
+    engine = trained("cpu")
+    learner = engine._learners[0]
+    learner._reserve(engine.max_radius)
+    need = memory_need(SETTINGS, engine.grid, max_radius=engine.max_radius, max_shift_pixels=2.0)
+    assert need.statistics == learner.statistics.nbytes
+    assert need.particle == engine._store["spectra"].nbytes // engine.particles_stored
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda0", ""])
+def test_an_unknown_device_is_refused(name: str) -> None:
+    with pytest.raises(DeviceError, match="none of auto, cpu, cuda, cuda:n"):
+        make_backend(name)
+
+
+def test_a_device_that_is_not_there_is_refused_with_a_remedy() -> None:
+    if any(one.usable and one.device != "cpu" for one in describe_devices()):
+        pytest.skip("there is a CUDA device")
+    with pytest.raises(DeviceError, match=r"abinitio-live\[gpu\]|no CUDA device"):
+        make_backend("cuda")
+    assert make_backend("auto").device == "cpu"
+    assert [one.usable for one in describe_devices()] == [True, False]
