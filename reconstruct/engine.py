@@ -18,6 +18,7 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from reconstruct.backend import Backend, make_backend
+from reconstruct.engine_events import mask_event, race_event, symmetry_event, with_events
 from reconstruct.engine_state import (
     Arrays,
     check_version,
@@ -34,12 +35,11 @@ from reconstruct.memory import plan_memory
 from reconstruct.noise import NoiseSpectra, normalise
 from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
-from reconstruct.snapshot import class_snapshot, honest_resolution
+from reconstruct.snapshot import class_snapshots, honest_resolution
 from reconstruct.store import ParticleStore, ctf_parameters
 from reconstruct.symmetry import parse_group
 from reconstruct.types import (
     Assignments,
-    EngineEvent,
     EngineSettings,
     Geometry,
     Optics,
@@ -250,27 +250,17 @@ class Engine:
         return self._decide_race(report)
 
     def _decide_race(self, report: StepReport) -> StepReport:
-        ranked = sorted((learner.evidence for learner in self._learners), reverse=True)
-        self._learners = [self._leader]
+        event = race_event(
+            [learner.evidence for learner in self._learners],
+            starts=self.settings.race_starts,
+            particles=self._trained,
+        )
+        leader = self._leader
+        self._learners = [leader]
         self._racing = False
-        restart = self._schedule.join_radius + 1
-        self._learners[0].split_halves(restart)
-        mask = 2 * self._leader.mask_radius.max() * self.geometry.pixel_size_angstrom
-        event = EngineEvent(
-            kind="race",
-            message=(
-                f"Kept the best of {self.settings.race_starts} random starts after "
-                f"{self._trained} particles: {ranked[0]:.1f} nats per particle, "
-                f"the next {ranked[1]:.1f}"
-            ),
-            values={"best": ranked[0], "second": ranked[1]},
-        )
-        masked = EngineEvent(
-            kind="mask",
-            message=f"The particle needs a mask {mask:.0f} A across; half-sets go on separately",
-            values={"diameter_angstrom": mask},
-        )
-        return _with_events(report, (event, masked))
+        leader.split_halves(self._schedule.join_radius + 1)
+        diameter = 2 * float(leader.mask_radius.max()) * self.geometry.pixel_size_angstrom
+        return with_events(report, event, mask_event(diameter))
 
     def _replay(self) -> StepReport:
         size = self.settings.minibatch_final
@@ -292,20 +282,15 @@ class Engine:
         ):
             return report
         self._seek_symmetry_at = leader.presented + SEEK_EVERY
-        axes = seek_axes(leader, self._symmetry)
-        score = max(verdict.score for verdict in axes)
-        if score < SYMMETRY_SCORE and not last_chance:
-            return report
-        impose(
-            leader, self._store, self._symmetry, axes, restart_radius=self._schedule.join_radius + 1
-        )
-        words = "fit" if score >= SYMMETRY_SCORE else "hardly fit, and the stream has ended"
-        event = EngineEvent(
-            kind="symmetry",
-            message=f"{self._symmetry} imposed: its axes {words} (worst operator {score:.2f})",
-            values={"score": score},
-        )
-        return _with_events(report, (event,))
+        restart = self._schedule.join_radius + 1
+        with _BLAS.limit(limits=1, user_api="blas"):
+            axes = seek_axes(leader, self._symmetry)
+            score = max(verdict.score for verdict in axes)
+            believed = score >= SYMMETRY_SCORE
+            if not believed and not last_chance:
+                return report
+            impose(leader, self._store, self._symmetry, axes, restart_radius=restart)
+        return with_events(report, symmetry_event(self._symmetry, score, believed=believed))
 
     def _update(
         self,
@@ -413,20 +398,8 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """Every class's map and what is known about it now."""
-        leader = self._leader
-        resolutions = self._resolutions()
-        class_index = np.asarray(self._store["class_index"], np.int32)
-        rotations = np.asarray(self._store["rotation"], np.float32)
         with _BLAS.limit(limits=1, user_api="blas"):
-            classes = tuple(
-                class_snapshot(
-                    leader,
-                    k,
-                    resolution_angstrom=resolutions[k],
-                    rotations=rotations[class_index == k].reshape(-1, 3, 3),
-                )
-                for k in range(self.settings.n_classes)
-            )
+            classes = class_snapshots(self._leader, self._store, self._resolutions())
         return Snapshot(
             step=self._step,
             phase=self.phase,
@@ -494,7 +467,3 @@ class Engine:
 
 def _usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _with_events(report: StepReport, events: tuple[EngineEvent, ...]) -> StepReport:
-    return StepReport(**{**vars(report), "events": (*report.events, *events)})

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 from reconstruct.euler import euler_from_matrix
 from reconstruct.learner import Learner
 from reconstruct.quality import RESOLUTION_FSC, resolution_at
+from reconstruct.store import ParticleStore
 from reconstruct.types import ClassSnapshot
 from reconstruct.update import box_volume
 
-__all__ = ["class_snapshot", "honest_resolution", "view_histogram"]
+__all__ = ["class_snapshot", "class_snapshots", "honest_resolution", "view_histogram"]
 
 VIEW_BINS = (18, 36)  # tilt 0..pi, rot -pi..pi
 
@@ -66,4 +69,21 @@ def class_snapshot(
         occupancy=float(learner.class_share[k]),
         effective_particles=float(learner.mass[k]),
         view_histogram=view_histogram(rotations),
+    )
+
+
+def class_snapshots(
+    learner: Learner, store: ParticleStore, resolutions_angstrom: Sequence[float | None]
+) -> tuple[ClassSnapshot, ...]:
+    """Every class, with the views of the stored particles whose best class it is."""
+    class_index = np.asarray(store["class_index"], np.int32)
+    rotations = np.asarray(store["rotation"], np.float32)
+    return tuple(
+        class_snapshot(
+            learner,
+            k,
+            resolution_angstrom=resolution,
+            rotations=rotations[class_index == k].reshape(-1, 3, 3),
+        )
+        for k, resolution in enumerate(resolutions_angstrom)
     )

@@ -1,0 +1,50 @@
+"""What an engine tells a person, in one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from reconstruct.types import EngineEvent, StepReport
+
+__all__ = ["mask_event", "race_event", "symmetry_event", "with_events"]
+
+
+def with_events(report: StepReport, *events: EngineEvent) -> StepReport:
+    """Add events to a report."""
+    return replace(report, events=(*report.events, *events))
+
+
+def race_event(evidences: Sequence[float], *, starts: int, particles: int) -> EngineEvent:
+    """Tell which of the random ``starts`` goes on, from the evidence of the last two or more."""
+    best, second = sorted(evidences, reverse=True)[:2]
+    return EngineEvent(
+        kind="race",
+        message=(
+            f"Kept the best of {starts} random starts after {particles} particles: "
+            f"{best:.1f} nats per particle, the next {second:.1f}"
+        ),
+        values={"best": best, "second": second},
+    )
+
+
+def mask_event(diameter_angstrom: float) -> EngineEvent:
+    """Tell how wide the widest mask is that the particle needs."""
+    return EngineEvent(
+        kind="mask",
+        message=(
+            f"The particle needs a mask {diameter_angstrom:.0f} A across; "
+            "half-sets go on separately"
+        ),
+        values={"diameter_angstrom": diameter_angstrom},
+    )
+
+
+def symmetry_event(group: str, score: float, *, believed: bool) -> EngineEvent:
+    """Tell that a symmetry was imposed, and how well its worst operator fits."""
+    words = "fit" if believed else "hardly fit, and the stream has ended"
+    return EngineEvent(
+        kind="symmetry",
+        message=f"{group} imposed: its axes {words} (worst operator {score:.2f})",
+        values={"score": score},
+    )
