@@ -57,6 +57,7 @@ class Backend:
     on_device: bool
     memory: Callable[[], tuple[int, int]]  # free and total bytes
     release: Callable[[], None]  # hand cached memory back
+    wait: Callable[[], None]  # until everything started is done
     out_of_memory: tuple[type[BaseException], ...]  # what an allocation raises
 
     def asarray(self, values: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Any:
@@ -116,6 +117,7 @@ def cpu_backend() -> Backend:
         on_device=False,
         memory=_host_memory,
         release=lambda: None,
+        wait=lambda: None,
         out_of_memory=(MemoryError,),
     )
 
@@ -220,5 +222,6 @@ def _cuda_backend(number: int) -> Backend:
         on_device=True,
         memory=memory,
         release=pool.free_all_blocks,
+        wait=cupy.cuda.get_current_stream().synchronize,
         out_of_memory=(cupy.cuda.memory.OutOfMemoryError,),
     )
