@@ -237,6 +237,21 @@ class Learner:
             weights = self.backend.asnumpy(weights[:, :1])
         return LearnResult(poses=poses, weights=weights, class_mass=mass, stage_seconds=stages)
 
+    def adopt(
+        self,
+        batch: WeightedBatch,
+        half: npt.NDArray[np.intp],
+        poses: Poses,
+        *,
+        workers: Executor,
+    ) -> None:
+        """Learn from poses on the backend that are known, without a search."""
+        weights = poses.weights(self.backend.xp)
+        mass = self._class_mass(poses, weights)
+        self._accumulate(batch, half, poses, weights, mass, np.inf, workers)
+        self.presented += len(batch)
+        self._renew()
+
     def _class_mass(self, poses: Poses, weights: Float32) -> Float32:
         """Posterior mass of each class (b, K), in a NumPy array."""
         shape = len(weights), self.n_classes
