@@ -70,6 +70,7 @@ class VolumeSnapshot(Record):
     """Every class's map at one step."""
 
     SCHEMA_ID: ClassVar[str] = "VOLS"
+    MINOR: ClassVar[int] = 1  # 1: output_folder
     ARRAYS: ClassVar[Mapping[str, ArraySpec]] = MappingProxyType(
         {
             "projections": ArraySpec(
@@ -110,6 +111,9 @@ class VolumeSnapshot(Record):
     """Presentations so far, replays included."""
     classes: Annotated[tuple[ClassManifest, ...], Field(min_length=1, max_length=1024)]
     """One entry per class, in order."""
+    output_folder: Name | None = None
+    """Absolute folder that the maps' paths start from, on the machine that made them. A reader
+    who shares that disk finds the files there; it believes them only where the digests match."""
 
     @model_validator(mode="after")
     def _classes_in_order(self) -> Self:

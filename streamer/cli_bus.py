@@ -34,7 +34,10 @@ def subscribe(
     to: Annotated[Path, typer.Option("--to", help="Folder to write into.")],
     source: Annotated[
         Path | None,
-        typer.Option("--source", help="The session's output folder, to copy full maps from."),
+        typer.Option(
+            "--source",
+            help="The session's output folder, if it is called otherwise on this machine.",
+        ),
     ] = None,
     bus: Bus = None,
     session: Session = None,

@@ -78,13 +78,14 @@ class SnapshotSettings(_Section):
     """When to publish volumes: an early look, then steadily.
 
     The cadence counts particles and steps, never seconds, so that a session restarted after a
-    crash publishes the same snapshots as one that was never interrupted.
+    crash publishes the same snapshots as one that was never interrupted. Maps travel inside the
+    record where the whole of it fits the bus; with ``always`` a warning says when they do not.
     """
 
     first_particles: int = Field(default=300, ge=1)
     every_particles: int = Field(default=2_000, ge=1)
     every_steps: int = Field(default=40, ge=1)
-    inline_volumes: bool = False
+    inline_volumes: Literal["auto", "always", "never"] = "auto"
     pictures: bool = True
 
 

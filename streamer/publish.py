@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,7 @@ from streamer.state import SessionState
 __all__ = ["Publisher", "software_version"]
 
 Array = npt.NDArray[Any]
+InlineVolumes = Literal["auto", "always", "never"]
 
 _ROOM_BYTES = 4096  # key, headers and framing around a record
 
@@ -52,7 +53,8 @@ class Publisher:
     digest
         Digest of the settings that decide the model.
     inline_volumes
-        Send the maps with the manifest when they fit.
+        ``auto`` sends the maps with the manifest when they fit, ``never`` does not, ``always``
+        also warns, once, when they do not fit.
     pictures
         Draw each snapshot.
     """
@@ -65,7 +67,7 @@ class Publisher:
         session_id: str,
         out: Path,
         digest: str,
-        inline_volumes: bool = False,
+        inline_volumes: InlineVolumes = "auto",
         pictures: bool = True,
         hook: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -191,6 +193,7 @@ class Publisher:
             particles_seen=snapshot.particles_seen,
             particles_presented=snapshot.particles_presented,
             classes=classes,
+            output_folder=_folder_name(self._out),
         )
         arrays: dict[str, Array] = dict(preview_arrays(snapshot))
         limit_bytes = self._outbox.max_record_bytes - _ROOM_BYTES
@@ -200,13 +203,25 @@ class Publisher:
                 np.float32
             ),
         }
-        if self._inline_volumes:
-            volumes = np.stack([item.volume for item in snapshot.classes])
-            optional["volumes"] = volumes.astype(np.float16)
+        if self._inline_volumes != "never":
+            optional["volumes"] = _compact(np.stack([item.volume for item in snapshot.classes]))
         for key, array in optional.items():
-            if encoded_size(record, arrays | {key: array}) <= limit_bytes:
+            size_bytes = encoded_size(record, arrays | {key: array})
+            if size_bytes <= limit_bytes:
                 arrays[key] = array
+            elif key == "volumes" and self._inline_volumes == "always":
+                self._tell_too_large(size_bytes, limit_bytes)
         return Outgoing(self._topics.volumes, record, arrays)
+
+    def _tell_too_large(self, size_bytes: int, limit_bytes: int) -> None:
+        self.event(
+            f"{self._session_id}-maps-too-large",
+            "maps_too_large",
+            f"The maps do not fit a record of the bus: {size_bytes / 2**20:.1f} MiB with them, "
+            f"{limit_bytes / 2**20:.1f} MiB allowed; subscribers need the output folder.",
+            severity="warning",
+            values={"size_bytes": float(size_bytes), "limit_bytes": float(limit_bytes)},
+        )
 
     def _assignment_records(
         self, assignments: Assignments, state: SessionState, *, name: str
@@ -255,6 +270,22 @@ class Publisher:
             values={"particles": float(snapshot.particles_seen)},
         )
         return Outgoing(self._topics.events, event)
+
+
+def _folder_name(out: Path) -> str | None:
+    """Give the absolute folder, unless its name is not one that a record can carry."""
+    name = str(out.resolve())
+    return name if name.isprintable() else None
+
+
+def _compact(volumes: npt.NDArray[np.float32]) -> Array:
+    """Give float16 maps, or float32 where float16 would overflow or round visibly."""
+    with np.errstate(over="ignore", under="ignore"):
+        half = volumes.astype(np.float16)
+    largest = float(np.abs(volumes).max(initial=0.0))
+    # float16 rounds at 2**-11 of a value; more is lost only beyond its range
+    exact = float(np.abs(half.astype(np.float32) - volumes).max(initial=0.0)) <= 2**-10 * largest
+    return half if exact else volumes
 
 
 _WARNINGS = frozenset({"contrast_inverted", "preferred_orientation", "device_error"})

@@ -2,12 +2,11 @@
 
 A snapshot's folder appears whole, with maps verified against the manifest, its poses as STAR and
 its preview; snapshots already there are left alone, so a subscriber may be stopped and restarted.
-Maps come from the record when it carries them, else from the session's output folder.
+Where maps come from is in `streamer.maps`.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -20,12 +19,12 @@ import numpy.typing as npt
 
 from reconstruct.euler import euler_from_matrix
 from reconstruct.io.atomic import replace_atomically
-from reconstruct.io.mrc import write_volume
 from reconstruct.io.star_text import quoted
 from schemas.assignments import AssignmentBatch
 from schemas.codec import CodecError, decode
 from schemas.topics import Topics
 from schemas.volumes import VolumeSnapshot
+from streamer.maps import write_maps
 from streamer.transports.base import Consumer, Transport
 
 __all__ = ["Received", "subscribe"]
@@ -88,7 +87,7 @@ def subscribe(
     session_id
         Only this session; None for all.
     source
-        The session's output folder, to copy maps from when the record does not carry them.
+        The session's output folder as it is called here; by default as the session calls it.
     """
     tables: dict[str, _Table] = {}
     with transport.consumer([topics.volumes, topics.assignments]) as consumer:
@@ -145,7 +144,7 @@ def _write(
     temporary = to / f".{snapshot.snapshot_id}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    maps, problems = _write_maps(temporary, snapshot, arrays, source)
+    maps, problems = write_maps(temporary, snapshot, arrays, source)
     for name in ("projections", "slices"):
         if name in arrays:
             np.save(temporary / f"{name}.npy", arrays[name], allow_pickle=False)
@@ -156,42 +155,6 @@ def _write(
     (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
     temporary.rename(target)
     return Received(snapshot.snapshot_id, target, snapshot.is_final, maps, poses, tuple(problems))
-
-
-def _write_maps(
-    folder: Path, snapshot: VolumeSnapshot, arrays: Mapping[str, Array], source: Path | None
-) -> tuple[int, list[str]]:
-    written = 0
-    problems: list[str] = []
-    for entry in snapshot.classes:
-        wanted = [
-            (entry.path, entry.sha256),
-            (entry.half1_path, entry.half1_sha256),
-            (entry.half2_path, entry.half2_sha256),
-        ]
-        for path, sha256 in wanted if source is not None else []:
-            assert source is not None
-            origin = (source / path).resolve()
-            if not origin.is_relative_to(source.resolve()) or not origin.is_file():
-                problems.append(f"{path} is not in {source}")
-                continue
-            data = origin.read_bytes()
-            if hashlib.sha256(data).hexdigest() != sha256:
-                problems.append(f"{path} has another digest than announced")
-                continue
-            (folder / origin.name).write_bytes(data)
-            written += 1
-        if source is None and "volumes" in arrays:
-            write_volume(
-                folder / f"class_{entry.class_index + 1:03d}.mrc",
-                arrays["volumes"][entry.class_index].astype(np.float32),
-                pixel_size_angstrom=entry.pixel_size_angstrom,
-                labels=("abinitio-live", snapshot.snapshot_id),
-            )
-            written += 1
-    if written == 0 and not problems:
-        problems.append("the record carries no maps: give the output folder with --source")
-    return written, problems
 
 
 def _write_poses(path: Path, table: _Table) -> int:

@@ -17,6 +17,7 @@ from schemas.codec import RECORD_TYPES, CodecError, decode, encode, encoded_size
 from schemas.dead_letter import DeadLetter, dead_letter
 from schemas.events import SessionEvent
 from schemas.framing import ALIGNMENT_BYTES, PREFIX
+from schemas.volumes import VolumeSnapshot
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
@@ -193,9 +194,19 @@ def test_unknown_fields_in_our_own_minor_are_refused() -> None:
     assert "flavour" in caught.value.detail
 
 
+def test_a_snapshot_of_the_first_minor_is_still_read() -> None:
+    def older(content: dict) -> None:
+        content["record"]["envelope"]["minor"] = 0
+        del content["record"]["output_folder"]
+
+    record = decode(_with_header(SAMPLES["volumes"], older)).record
+    assert isinstance(record, VolumeSnapshot)
+    assert record.output_folder is None
+
+
 def test_a_newer_minor_may_add_an_array() -> None:
     def newer(content: dict) -> None:
-        content["record"]["envelope"]["minor"] = 1
+        content["record"]["envelope"]["minor"] = 7
         for entry in content["arrays"]:
             if entry["name"] == "fsc":
                 entry["name"] = "radial_weights"

@@ -92,6 +92,7 @@ def volumes(classes: int = 2, box: int = 16, *, inline_maps: bool = True) -> Sam
         software_version="0.1.0",
         particles_seen=1200,
         particles_presented=1300,
+        output_folder="/data/session-1/out",
         classes=tuple(
             ClassManifest(
                 class_index=index,

@@ -55,7 +55,8 @@ class FakeEngine:
     def finish(self) -> Iterator[StepReport]:
         if self._trained < len(self._ids):
             yield self._update(self._trained, len(self._ids))
-        while self._replays_done < self._settings.replay_passes:
+        passes = self._settings.replay_passes
+        while self._replays_done < (2 if passes is None else passes):
             self._replays_done += 1
             yield self._update(0, len(self._ids))
 
