@@ -66,7 +66,7 @@ class Backend:
 
     def asnumpy(self, values: Any) -> npt.NDArray[Any]:
         """Give a NumPy array; waits for the device."""
-        return values if isinstance(values, np.ndarray) else np.asarray(self.xp.asnumpy(values))
+        return values if type(values) is np.ndarray else np.asarray(self.xp.asnumpy(values))
 
     def address(self, values: Any) -> int:
         """Where an array's data begin."""

@@ -20,6 +20,7 @@ import pytest
 
 from reconstruct.backend import Backend, cpu_backend
 from reconstruct.kernels_cuda import KERNEL_NAMES, CudaKernels, source
+from tests.reconstruct import strict_arrays
 
 __all__ = ["HostLauncher", "host_backend"]
 
@@ -106,11 +107,13 @@ class HostLauncher:
 
 
 def host_backend(launcher: HostLauncher) -> Backend:
-    """A backend that takes every path of a device, with NumPy arrays."""
+    """A backend that takes every path of a device, with arrays that refuse to meet NumPy's."""
     return replace(
         cpu_backend(),
         device="cuda:0",
         name="CUDA sources on the host",
-        kernels=CudaKernels(launcher, np),
+        xp=strict_arrays.xp,
+        fft=strict_arrays.fft,
+        kernels=CudaKernels(launcher, strict_arrays.xp),
         on_device=True,
     )

@@ -84,6 +84,20 @@ def test_the_engine_through_cuda_text_agrees_with_the_cpu(host: Backend) -> None
     assert np.median(turned) < SAME_POSE_DEGREES
 
 
+def test_split_references_masks_and_symmetry_stay_on_the_device(host: Backend) -> None:
+    settings = replace(SETTINGS, race_starts=2, race_particles=16, race_epochs=2)
+    cpu, device = trained("cpu", settings), trained(host, settings)
+    volumes = []
+    for engine in (cpu, device):
+        learner = engine._learners[0]
+        assert learner.split
+        learner._fit_masks()
+        learner.group = "C2"
+        learner._renew()
+        volumes.append(engine.snapshot().classes[0].volume.ravel())
+    assert np.corrcoef(*volumes)[0, 1] > MAP_CORRELATION
+
+
 def test_a_state_made_on_a_device_goes_on_there_and_on_the_cpu(host: Backend) -> None:
     engine = trained(host)
     meta, arrays = engine.dump()
@@ -139,7 +153,10 @@ def test_rows_come_from_the_device_or_else_from_the_host(host: Backend, kept: in
     )
     for name in ("a_re", "a_im", "c2"):
         np.testing.assert_allclose(
-            getattr(device, name), getattr(cpu, name), rtol=WEIGHT_TOLERANCE, atol=1e-5
+            host.asnumpy(getattr(device, name)),
+            getattr(cpu, name),
+            rtol=WEIGHT_TOLERANCE,
+            atol=1e-5,
         )
 
 
