@@ -149,7 +149,7 @@ def run_seed(set_file: Path, folder: Path, settings: EngineSettings, geometry: A
                 note(f"replay_{passes}")
                 began = time.process_time()
     spent += time.process_time() - began
-    if not settings.replay_passes:
+    if settings.replay_passes == 0:
         note("stream_end")
     return marks
 
@@ -232,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--classes", type=int, default=1)
     parser.add_argument("--symmetry", default="C1")
-    parser.add_argument("--replay", type=int, default=EngineSettings.replay_passes)
+    parser.add_argument("--replay", type=int, help="passes; default: the engine's")
     parser.add_argument("--results", type=Path, help="folder that the table is written to")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -276,7 +276,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _flags(options: argparse.Namespace) -> list[str]:
     names = {"set", "particles", "snr", "classes", "symmetry", "replay"}
-    return [part for n in sorted(names) for part in (f"--{n}", str(getattr(options, n)))]
+    given = {n: getattr(options, n) for n in sorted(names) if getattr(options, n) is not None}
+    return [part for name, value in given.items() for part in (f"--{name}", str(value))]
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ COUNTERS = (  # attributes, less the underscore, that a checkpoint keeps
     "race_cursor",
     "replay_cursor",
     "seek_symmetry_at",
+    "radius_at_pass",
 )
 REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
 SYMMETRY_RADIUS = 9  # shells that the map must reach before axes are sought in it
@@ -97,6 +98,7 @@ class Engine:
         if self._symmetry in ("I1", "I2"):
             raise ValueError(f"symmetry {settings.symmetry}: give I, whose axes are those of I2")
         self._seek_symmetry_at = 0.0  # presentations of the leader
+        self._radius_at_pass = 0  # working radius when the last replay pass began
         self._store = ParticleStore(len(self.plane.kx))
         self.memory = plan_memory(
             self.backend,
@@ -217,16 +219,25 @@ class Engine:
             yield self.step()
         while self._racing and self._trained:
             yield self._race_again(min(self.settings.race_particles, self._trained))
-        total = self._trained * self._replay_passes
-        while self._replay_cursor < total:
+        while not self._replayed_enough:
             yield self._replay()
 
     @property
-    def _replay_passes(self) -> int:
-        """As set; by default two, and more where few particles have to be shown often."""
+    def _replayed_enough(self) -> bool:
+        """Whether replay is over: the passes that were set, or passes that add nothing.
+
+        By default there are two passes, and up to eight where few particles have to be shown often,
+        as long as each pass adds a shell.
+        """
+        if not self._trained:
+            return True
+        done, position = divmod(self._replay_cursor, self._trained)
         if self.settings.replay_passes is not None:
-            return self.settings.replay_passes
-        return min(8, max(2, -(-REPLAYED_AT_LEAST // max(self._trained, 1))))
+            return done >= self.settings.replay_passes
+        if position or done < 2:
+            return False
+        most = max(2, min(8, -(-REPLAYED_AT_LEAST // self._trained)))
+        return done >= most or self._leader.radius <= self._radius_at_pass
 
     def _train_new(self, rows: Rows) -> StepReport:
         self._noise.count(np.asarray(self._store["optics_group"], dtype=np.intp)[rows])
@@ -265,6 +276,8 @@ class Engine:
     def _replay(self) -> StepReport:
         size = self.settings.minibatch_final
         index, position = divmod(self._replay_cursor, self._trained)
+        if not position:
+            self._radius_at_pass = self._leader.radius
         order = np.random.default_rng([self.settings.seed, 2, index]).permutation(self._trained)
         rows = order[position : position + size]
         self._replay_cursor += len(rows)
