@@ -127,7 +127,7 @@ def _exhaustive(batch: WeightedBatch, cubes: np.ndarray, made: SearchPlan) -> np
     layout = plane()
     n = layout.count(made.level_radii[-1])
     step, shift_step = grid_step(made.coarse_count), made.shift_step_pixels
-    rotations = rotation_grid(made.coarse_count) @ TURN
+    rotations = TURN @ rotation_grid(made.coarse_count)
     axis = (np.arange(made.shift_cells) - (made.shift_cells - 1) / 2) * shift_step
     for _ in made.level_radii:
         rotations = (child_offsets(step)[:, None] @ rotations[None]).reshape(-1, 3, 3)
