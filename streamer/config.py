@@ -7,6 +7,7 @@ Environment names start with ABINITIO_ and nest with two underscores (ABINITIO_E
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import tomllib
@@ -145,9 +146,7 @@ class Settings(BaseSettings):
     def _known_engine_names(cls, value: object) -> object:
         known = {field.name for field in fields(EngineSettings)}
         if isinstance(value, Mapping) and (unknown := sorted(set(value) - known)):
-            raise ValueError(
-                f"{unknown[0]} is no parameter of the engine; there are {sorted(known)}"
-            )
+            raise ValueError(_no_setting(f"engine.{unknown[0]}"))
         return value
 
     @property
@@ -211,6 +210,7 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None 
         _file_content.reset(token)
 
 
+_NO_SETTING = "there is no setting"
 _REMEDY = "Correct the flag, the ABINITIO_ variable or the line of the settings file"
 
 
@@ -233,11 +233,48 @@ def _first_problem(error: ValidationError) -> str:
     problem = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "extra_forbidden":
+        given = problem["input"]
+        leaf = f".{next(iter(given))}" if isinstance(given, Mapping) and given else ""
+        return _no_setting(where + leaf)
+    if message.startswith(_NO_SETTING):
+        return message
     given = problem["input"]
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
     more = error.error_count() - 1
     rest = f", and {more} more" if more else ""
     return f"setting {where or 'of the service'}: {message}{shown}{rest}"
+
+
+def _no_setting(name: str) -> str:
+    """Say that there is no such setting, and which one may be meant."""
+    names = _setting_names(Settings)
+    ends = {known.rpartition(".")[2]: known for known in names}
+    near = difflib.get_close_matches(name, names, n=1)
+    if not near:  # the right name without its section, or in a wrong one
+        leaf = name.rpartition(".")[2]
+        near = [ends[end] for end in difflib.get_close_matches(leaf, ends, n=1)]
+    meant = f"; did you mean {near[0]}?" if near else f"; sections are {_sections()}"
+    return f"{_NO_SETTING} {name}{meant}"
+
+
+def _setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Give every setting by its dotted name."""
+    names: list[str] = []
+    for name, info in model.model_fields.items():
+        kind = info.annotation
+        if kind is EngineSettings:
+            names += [f"{prefix}{name}.{field.name}" for field in fields(EngineSettings)]
+        elif isinstance(kind, type) and issubclass(kind, BaseModel):
+            names += _setting_names(kind, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def _sections() -> str:
+    sections = {name.partition(".")[0] for name in _setting_names(Settings) if "." in name}
+    return ", ".join(sorted(sections))
 
 
 def training_digest(settings: Settings) -> str:

@@ -38,12 +38,19 @@ def test_flags_win_over_environment_over_file_over_defaults(
     ("overrides", "expected"),
     [
         ({"engine.n_classes": 0}, "n_classes must be above 0, not 0"),
-        ({"engine.clases": 2}, "clases is no parameter of the engine"),
+        ({"engine.clases": 2}, "no setting engine.clases; did you mean engine.n_classes?"),
+        (
+            {"snapshot.every_particles": 300},
+            "no setting snapshot.every_particles; did you mean snapshots.every_particles?",
+        ),
+        ({"checkpoint.evry_s": 3}, "no setting checkpoint.evry_s; did you mean checkpoint.every_s"),
+        ({"n_classes": 3}, "no setting n_classes; did you mean engine.n_classes?"),
+        ({"snapshot": 300}, "no setting snapshot;"),
         ({"bus": "localhost:9092"}, "setting bus"),
         ({"session": "a/b"}, "setting session"),
         ({"checkpoint.every_s": -1}, "setting checkpoint.every_s"),
         ({"metrics.port": 99999}, "setting metrics.port"),
-        ({"nonsense": 1}, "setting nonsense"),
+        ({"nonsense": 1}, "no setting nonsense; sections are batch, checkpoint, engine"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_a_remedy(
