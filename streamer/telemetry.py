@@ -61,8 +61,6 @@ class MetricsObserver(Observer):
         """Show an update."""
         self._metrics.step(report)
         self._metrics.books(state.balance())
-        for event in report.events:
-            self._metrics.event(event.kind)
 
     def checkpointed(self, saved: Saved, state: SessionState) -> None:
         """Note a checkpoint and the memory in use."""

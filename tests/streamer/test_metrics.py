@@ -16,7 +16,9 @@ from reconstruct.types import ClassSnapshot, EngineEvent, Geometry, Snapshot, St
 from streamer.errors import ConfigurationError
 from streamer.ledger import Balance
 from streamer.metrics import LABELS, Metrics
+from streamer.state import SessionState
 from streamer.status import Health, Page, StatusServer
+from streamer.telemetry import MetricsObserver
 
 
 def report(
@@ -151,6 +153,12 @@ def test_an_inverted_contrast_raises_a_flag_that_stays() -> None:
     metrics.step(report(step=2))
     assert value(metrics, "contrast_inverted") == 1
     assert value(metrics, "events_total", kind="contrast_inverted") == 1
+
+
+def test_an_event_of_a_step_counts_once() -> None:
+    metrics = Metrics()
+    MetricsObserver(metrics).stepped(report(events=("phase",)), SessionState())
+    assert value(metrics, "events_total", kind="phase") == 1
 
 
 def test_one_state_holds_at_a_time() -> None:
