@@ -96,7 +96,7 @@ def test_kill_9_half_way_counts_every_particle_once_and_ends_with_the_same_bytes
     record_particles(bus, again)
     with started(
         "subscribe", "--bus", bus, "--prefix", again, "--session", "grid1",
-        f"--to={tmp_path / 'mirror'}", f"--source={out}",
+        f"--to={tmp_path / 'mirror'}",
     ) as subscriber:  # fmt: skip
         with started(*serve_arguments(bus, again, out), FAKE_STEP_S="0.01") as process:
             lines_until(process, "step step=6 ")
