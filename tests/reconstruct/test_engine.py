@@ -132,6 +132,25 @@ def test_a_life_in_pieces_gives_the_same_bits(every: int) -> None:
     assert differing(engine, plain().engine) == []
 
 
+def test_a_life_in_pieces_takes_up_the_same_symmetry() -> None:
+    settings = replace(SETTINGS, symmetry="C2", race_starts=2, race_epochs=2, replay_passes=3)
+    engines, told = [], []
+    for every in (1000, 2):
+        engine = Engine(settings, GEOMETRY)
+        engine.add(particles(150))
+        steps = 0
+        while (
+            report := engine.step() if engine.ready else next(engine.finish(), None)
+        ) is not None:
+            steps += 1
+            told += [(every, event.message) for event in report.events if event.kind == "symmetry"]
+            engine = reloaded(engine, settings) if steps % every == 0 else engine
+        engines.append(engine)
+    assert differing(*engines) == []
+    assert [every for every, _ in told] == [1000, 2]
+    assert told[0][1] == told[1][1]
+
+
 def test_a_crowd_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     plain()  # with as many threads as this machine has cores
     for count in (1, 7):

@@ -6,7 +6,13 @@ import numpy as np
 import pytest
 
 from reconstruct.fourier import image_spectra, soft_mask
-from reconstruct.noise import normalise, outside_power, smooth_spectrum
+from reconstruct.noise import (
+    NOISE_PARTICLES,
+    NoiseSpectra,
+    normalise,
+    outside_power,
+    smooth_spectrum,
+)
 from tests.reconstruct.small_sets import GEOMETRY, demo_map, plane
 
 BOX = GEOMETRY.box
@@ -86,3 +92,54 @@ def test_smoothing_keeps_a_flat_spectrum_and_never_gives_zero() -> None:
     flat[0] = 0.0  # shell 0 holds no coefficient
     assert np.allclose(smooth_spectrum(flat), 0.3)
     assert smooth_spectrum(np.zeros(12)).min() > 0
+
+
+def _spectra(images: np.ndarray, groups: np.ndarray, cuts: tuple[int, ...]) -> NoiseSpectra:
+    """Images measured in parts and counted one by one, for two optics groups."""
+    noise = NoiseSpectra(12)
+    noise.add_group()
+    noise.add_group()
+    for part in np.split(images, cuts):
+        noise.measure(part, WINDOW, plane())
+    for group in groups:
+        noise.count(np.array([group]))
+    return noise
+
+
+def test_each_group_has_its_own_noise_and_one_not_met_yet_the_mean() -> None:
+    images = np.concatenate([_white(30), 2 * _white(30, seed=1)])
+    groups = np.repeat([0, 1], 30)
+    variance = _spectra(images, groups, (7, 40)).variance()
+    power = outside_power(images, WINDOW, plane())
+    assert np.allclose(variance[0], smooth_spectrum(power[:30].mean(axis=0)))
+    assert np.allclose(variance[1], smooth_spectrum(power[30:].mean(axis=0)))
+    early = _spectra(images, groups[:30], ()).variance()
+    assert np.array_equal(early[0], variance[0])
+    assert np.array_equal(early[1], early[0])
+
+
+def test_noise_is_counted_when_particles_are_trained_not_when_they_arrive() -> None:
+    images, groups = _white(40), np.zeros(40, np.intp)
+    ahead = _spectra(images, groups[:10], ()).variance()
+    assert np.array_equal(ahead, _spectra(images[:10], groups[:10], ()).variance())
+
+
+def test_only_the_first_particles_are_measured() -> None:
+    few = np.tile(_white(100), (NOISE_PARTICLES // 100, 1, 1))
+    groups = np.zeros(NOISE_PARTICLES + 100, np.intp)
+    wanted = _spectra(few, groups[:NOISE_PARTICLES], (1500,))
+    more = _spectra(np.concatenate([few, 9 * few[:100]]), groups, (1500, 2050))
+    assert np.array_equal(more.variance(), wanted.variance())
+    more.measure(9 * few[:10], WINDOW, plane())
+    more.count(groups[:10])
+    assert np.array_equal(more.variance(), wanted.variance())
+
+
+def test_noise_goes_on_from_a_dump() -> None:
+    images, groups = _white(40), np.zeros(40, np.intp)
+    first = _spectra(images, groups[:15], ())
+    again = NoiseSpectra(12)
+    again.restore(first.dump())
+    for noise in (first, again):
+        noise.count(groups[15:])
+    assert np.array_equal(first.variance(), again.variance())
