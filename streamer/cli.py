@@ -56,6 +56,17 @@ MaxResolution = Annotated[
     float | None, typer.Option("--max-resolution", help="Finest resolution to use, Å.")
 ]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
+Device = Annotated[
+    str | None,
+    typer.Option("--device", help="auto, cpu, cuda or cuda:1; auto takes a GPU if there is one."),
+]
+NeglectAberrations = Annotated[
+    bool,
+    typer.Option(
+        "--neglect-aberrations",
+        help="Use files with beam tilt, higher-order aberrations or magnification matrices.",
+    ),
+]
 MetricsPort = Annotated[
     int | None, typer.Option("--metrics-port", help="Port of the metrics; 0 takes a free one.")
 ]
@@ -126,6 +137,7 @@ def demo(
     symmetry: Symmetry = None,
     max_resolution: MaxResolution = None,
     seed: Seed = None,
+    device: Device = None,
     particles: Annotated[
         int | None, typer.Option("--particles", min=200, help="Particles to simulate.")
     ] = None,
@@ -148,6 +160,7 @@ def demo(
         engine__symmetry=symmetry,
         engine__max_resolution_angstrom=max_resolution,
         engine__seed=seed,
+        device=device,
         metrics__port=metrics_port,
         snapshots__every_particles=500,
     )
@@ -173,9 +186,11 @@ def run(
     symmetry: Symmetry = None,
     max_resolution: MaxResolution = None,
     seed: Seed = None,
+    device: Device = None,
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Folder that stack paths start from.")
     ] = None,
+    neglect_aberrations: NeglectAberrations = False,
     passes: Annotated[
         int | None, typer.Option("--passes", help="Replays of all particles at the end.")
     ] = None,
@@ -205,6 +220,7 @@ def run(
         engine__symmetry=symmetry,
         engine__max_resolution_angstrom=max_resolution,
         engine__seed=seed,
+        device=device,
         engine__replay_passes=passes,
         engine__particles_to_use=limit,
         metrics__enabled=metrics_port is not None,
@@ -220,6 +236,7 @@ def run(
         particles,
         console=console,
         data_root=data_root,
+        aberrations="neglect" if neglect_aberrations else "refuse",
         following=Following(settings.session, idle_end_s=idle_end_s) if follow else None,
         say=say,
     )
@@ -235,6 +252,7 @@ def serve(
     symmetry: Symmetry = None,
     max_resolution: MaxResolution = None,
     seed: Seed = None,
+    device: Device = None,
     roots: Annotated[
         list[Path] | None,
         typer.Option("--root", help="Folder that particle stacks may lie in; repeatable."),
@@ -262,6 +280,7 @@ def serve(
         engine__symmetry=symmetry,
         engine__max_resolution_angstrom=max_resolution,
         engine__seed=seed,
+        device=device,
         roots=[str(root) for root in roots] if roots else None,
         limits__skip_gap=skip_gap or None,
         metrics__port=metrics_port,

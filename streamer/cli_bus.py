@@ -12,6 +12,7 @@ from streamer.cli import (
     Assign,
     Bus,
     Config,
+    Device,
     MetricsPort,
     Out,
     Prefix,
@@ -227,6 +228,7 @@ def doctor(
     bus: Bus = None,
     out: Out = None,
     session: Session = None,
+    device: Device = None,
     metrics_port: MetricsPort = None,
     prefix: Prefix = None,
     config: Config = None,
@@ -243,6 +245,7 @@ def doctor(
         bus=bus,
         out=out,
         session=session,
+        device=device,
         metrics__port=metrics_port,
         topics_prefix=prefix,
     )

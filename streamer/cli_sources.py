@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from streamer.cli import Assign, Bus, Config, Prefix, Session, app, consoles, settings_from
+from streamer.cli import (
+    Assign,
+    Bus,
+    Config,
+    NeglectAberrations,
+    Prefix,
+    Session,
+    app,
+    consoles,
+    settings_from,
+)
 
 __all__: list[str] = []
 
@@ -33,6 +43,7 @@ def _microscope(
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Folder that stack paths start from.")
     ] = None,
+    neglect_aberrations: NeglectAberrations = False,
     seed: Annotated[int, typer.Option("--seed")] = 7,
     bus: Bus = None,
     session: Session = None,
@@ -56,7 +67,11 @@ def _microscope(
     console, _ = consoles()
     given: Iterable[Batch] | ParticleTable
     if particles is not None:
-        given = read_particles(particles, data_root=data_root)
+        given = read_particles(
+            particles,
+            data_root=data_root,
+            aberrations="neglect" if neglect_aberrations else "refuse",
+        )
     else:
         given = _simulated(settings.session, count, box, pixel_size, snr=snr, seed=seed)
     stop = StopRequest()
@@ -111,6 +126,7 @@ def attach(
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Folder that stack paths start from.")
     ] = None,
+    neglect_aberrations: NeglectAberrations = False,
     root: Annotated[
         Path | None,
         typer.Option("--root", help="Send paths relative to this root of the service."),
@@ -157,7 +173,11 @@ def attach(
             every_s=every_s,
             idle_end_s=idle_end_s,
         ),
-        read=functools.partial(read_particles, data_root=data_root),
+        read=functools.partial(
+            read_particles,
+            data_root=data_root,
+            aberrations="neglect" if neglect_aberrations else "refuse",
+        ),
         wait=lambda seconds: wait_or_stop(stop, seconds),
         say=say,
     )

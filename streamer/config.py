@@ -133,6 +133,7 @@ class Settings(BaseSettings):
     out: Path = Path("out")
     state: Path | None = None
     roots: tuple[Path, ...] = ()
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda|cuda:\d{1,3})$")
     engine: EngineSettings = EngineSettings()
     kafka: KafkaSettings = KafkaSettings()
     checkpoint: CheckpointSettings = CheckpointSettings()
@@ -283,5 +284,8 @@ def training_digest(settings: Settings) -> str:
     Where results go and how often they are shown may change between two runs of one session;
     the engine's parameters may not.
     """
-    text = json.dumps(asdict(settings.engine), sort_keys=True)
+    # A GPU rounds otherwise than a CPU, and a session promises the same bits after any crash: the
+    # kind of device belongs to the model. Which of several GPUs does not.
+    kind = settings.device.partition(":")[0]
+    text = json.dumps({"device": kind, **asdict(settings.engine)}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -17,6 +17,7 @@ from rich.console import Console
 from reconstruct.types import Geometry
 from schemas.topics import Topics
 from streamer.config import MetricsSettings, Settings
+from streamer.engines import check_engine_settings, check_geometry, open_device
 from streamer.host import host_session
 from streamer.parts import StopRequest
 from streamer.results import Usage
@@ -63,6 +64,9 @@ def run_demo(
         The output folder or the metrics port cannot be used.
     """
     usage = Usage()
+    check_engine_settings(settings.engine)  # before an earlier run's results are removed
+    open_device(settings.device)
+    check_geometry(settings.engine, Geometry(demo.box, demo.pixel_size_angstrom))
     writable_folder(settings.out)
     begin_anew(settings)
     settings = settings.model_copy(

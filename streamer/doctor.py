@@ -18,6 +18,7 @@ from reconstruct.backend import describe_devices
 from schemas.topics import Topics
 from streamer.checkpoint import CheckpointStore
 from streamer.config import Settings
+from streamer.engines import check_engine_settings, open_device
 from streamer.errors import ServiceError
 from streamer.service import open_bus, writable_folder
 from streamer.transports.errors import TransportError
@@ -46,6 +47,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _roots(settings)
     yield _state(settings)
     yield from _machine()
+    yield from _engine(settings)
 
 
 def _bus(settings: Settings) -> Iterator[Finding]:
@@ -122,3 +124,14 @@ def _machine() -> Iterator[Finding]:
         if one.device != "cpu":
             words = f"{one.device} {one.name}: {one.detail}"
             yield Finding("GPU", "good" if one.usable else "warning", words)
+
+
+def _engine(settings: Settings) -> Iterator[Finding]:
+    try:
+        check_engine_settings(settings.engine)
+        backend = open_device(settings.device)
+    except ServiceError as error:
+        yield Finding("engine", "bad", str(error))
+        return
+    words = f"would run on {backend.device} ({backend.name}); asked for {settings.device}"
+    yield Finding("engine", "good", words)

@@ -10,8 +10,10 @@ from contextlib import ExitStack, contextmanager
 
 from rich.console import Console
 
+from reconstruct.backend import Backend
 from reconstruct.io.table import ParticleTable
 from streamer.config import Settings
+from streamer.engines import DeviceEngines, check_engine_settings, open_device
 from streamer.observe import Observer, Observers
 from streamer.parts import StopRequest
 from streamer.progress import progress_for
@@ -25,11 +27,9 @@ from streamer.transports.base import Transport
 __all__ = ["engine_factory", "host_session", "metrics_server"]
 
 
-def engine_factory() -> EngineFactory:
-    """Give the engine; imported late, since it compiles kernels."""
-    from reconstruct.engine import Engine
-
-    return Engine
+def engine_factory(backend: Backend) -> EngineFactory:
+    """Give what makes the session's engines."""
+    return DeviceEngines(backend)
 
 
 @contextmanager
@@ -85,13 +85,21 @@ def host_session(
         Called when everything is up, just before the session begins.
     linger
         Called after the results are written, while metrics are still served.
+
+    Raises
+    ------
+    ServiceError, TransportError
+        The settings, the device, a folder or the bus cannot be used; or the session cannot go on.
     """
+    check_engine_settings(settings.engine)
+    backend = open_device(settings.device)
+    asked, settings = settings.device, settings.model_copy(update={"device": backend.device})
     stop = stop or StopRequest()
     keeper = ReportKeeper()
     with ExitStack() as stack:
         stack.enter_context(stop_on_signals(stop, budget_s=settings.limits.stop_budget_s))
         observers = stack.enter_context(metrics_server(settings, console))
-        factory = factory or engine_factory()
+        factory = factory or engine_factory(backend)
         progress = progress_for(console)
         stack.callback(progress.close)
         beside()
@@ -111,6 +119,7 @@ def host_session(
                 reports=keeper.reports,
                 table=table,
                 n_input=None if table is None else len(table),
+                device={"asked": asked, "used": backend.device, "name": backend.name},
             )
         linger(finished)
     return finished

@@ -12,7 +12,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,7 @@ def write_results(
     reports: Sequence[StepReport] = (),
     table: ParticleTable | None = None,
     n_input: int | None = None,
+    device: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the results of an ended session; return the path of ``report.json``.
 
@@ -86,6 +87,8 @@ def write_results(
         session knows about them.
     n_input
         Particles in the input, when known.
+    device
+        What was asked for, what was used, and its name.
     """
     out = settings.out
     snapshot: Snapshot | None = None
@@ -98,6 +101,7 @@ def write_results(
     if snapshot is not None and settings.snapshots.pictures:
         _write_pictures(out, snapshot, reports, title=settings.session)
     report = _report(settings, state, classes, usage=usage, used=used, n_input=n_input)
+    report["device"] = dict(device or {})
     with replace_atomically(out / "report.json") as path:
         path.write_text(json.dumps(report, indent=1) + "\n")
     return out / "report.json"

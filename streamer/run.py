@@ -18,12 +18,14 @@ from pathlib import Path
 from rich.console import Console
 
 from reconstruct.io.errors import InputFileError
-from reconstruct.io.table import ParticleTable
+from reconstruct.io.table import AberrationPolicy, ParticleTable
+from reconstruct.types import Geometry
 from schemas.topics import Topics
 from streamer.adapt import batches_from_table
 from streamer.attach import BATCH_PARTICLES, Following, follow_file
 from streamer.config import Settings
 from streamer.contrast import contrast_of_table, decide_sign
+from streamer.engines import check_engine_settings, check_geometry, open_device
 from streamer.errors import ConfigurationError
 from streamer.host import host_session
 from streamer.microscope import play
@@ -40,8 +42,15 @@ _JOIN_S = 10.0
 _numbers = itertools.count()
 
 
-def read_particles(path: Path, *, data_root: Path | None = None) -> ParticleTable:
+def read_particles(
+    path: Path, *, data_root: Path | None = None, aberrations: AberrationPolicy = "refuse"
+) -> ParticleTable:
     """Read a STAR or .cs file, by its ending.
+
+    Parameters
+    ----------
+    aberrations
+        Whether to refuse or to neglect what the CTF model does not have.
 
     Raises
     ------
@@ -53,14 +62,26 @@ def read_particles(path: Path, *, data_root: Path | None = None) -> ParticleTabl
     if path.suffix == ".star":
         from reconstruct.io.star import read_star
 
-        return read_star(path, data_root)
-    if path.suffix == ".cs":
+        reader: Callable[..., ParticleTable] = read_star
+    elif path.suffix == ".cs":
         from reconstruct.io.cs import read_cs
 
-        return read_cs(path, data_root=data_root)
-    raise ConfigurationError(
-        f"{path} is neither a STAR nor a .cs file", "Give a particles file of RELION or cryoSPARC"
-    )
+        reader = read_cs
+    else:
+        raise ConfigurationError(
+            f"{path} is neither a STAR nor a .cs file",
+            "Give a particles file of RELION or cryoSPARC",
+        )
+    try:
+        return reader(path, data_root=data_root, aberrations=aberrations)
+    except InputFileError as error:
+        if error.reason != "aberrations":
+            raise
+        remedy = (
+            "Use particles from before CTF refinement, or accept the small error at ab-initio "
+            "resolution with --neglect-aberrations"
+        )
+        raise InputFileError(path, error.detail, remedy=remedy, reason=error.reason) from error
 
 
 def run_file(
@@ -69,6 +90,7 @@ def run_file(
     *,
     console: Console,
     data_root: Path | None = None,
+    aberrations: AberrationPolicy = "refuse",
     following: Following | None = None,
     factory: EngineFactory | None = None,
     say: Callable[[str], None] = lambda _: None,
@@ -79,6 +101,8 @@ def run_file(
     ----------
     settings
         The bus and the roots are replaced: everything stays in this process.
+    aberrations
+        Whether to refuse or to neglect what the CTF model does not have.
     following
         Follow the file while it grows, instead of reading it once.
     say
@@ -90,16 +114,20 @@ def run_file(
         The file, its stacks or the output folder cannot be used.
     """
     usage = Usage()
+    check_engine_settings(settings.engine)  # before an earlier run's results are removed
+    open_device(settings.device)
     writable_folder(settings.out)
     stop = StopRequest()
     table: ParticleTable | None = None
     batches: Iterable[Batch]
     if following is None:
-        table = read_particles(path, data_root=data_root)
+        table = read_particles(path, data_root=data_root, aberrations=aberrations)
+        if table.box is not None:
+            check_geometry(settings.engine, Geometry(table.box, table.pixel_size_angstrom))
         batches = _batches_once(settings, table, say)
         roots = tuple(sorted({Path(os.path.abspath(stack)).parent for stack in table.stacks}))
     else:
-        read = functools.partial(read_particles, data_root=data_root)
+        read = functools.partial(read_particles, data_root=data_root, aberrations=aberrations)
         roots = (Path("/"),)  # the user's own file says where the stacks are
         batches = follow_file(
             path, following, read=read, wait=lambda s: wait_or_stop(stop, s), say=say

@@ -178,7 +178,16 @@ def _state(
             f"{settings.state_folder} holds session {found!r}, not {settings.session!r}",
             "Give this session its own --out, or name the session that is there",
         )
-    if checkpoint.meta["training_digest"] != training_digest(settings):
+    digest = checkpoint.meta["training_digest"]
+    if digest != training_digest(settings):
+        for device in ("cpu", "cuda"):
+            if digest == training_digest(settings.model_copy(update={"device": device})):
+                raise CheckpointError(
+                    f"session {found!r} was begun with --device {device}, whose results differ in "
+                    f"their last bits from those of {settings.device}",
+                    f"Go on with --device {device}, or begin a new session with another --session "
+                    "and --out",
+                )
         raise CheckpointError(
             f"session {found!r} was begun with other engine settings",
             "Restore them to go on, or begin a new session with another --session and --out",

@@ -21,7 +21,7 @@ class SlowEngine(FakeEngine):
 
 
 def run() -> None:
-    streamer.host.engine_factory = lambda: SlowEngine  # type: ignore[assignment]
+    streamer.host.engine_factory = lambda backend: SlowEngine  # type: ignore[assignment]
     sys.argv[0] = "abinitio-live"
     main()
 

@@ -77,7 +77,7 @@ def test_a_quiet_time_ends_it_after_one_more_look(tmp_path: Path) -> None:
 
 
 def test_run_follow_ends_with_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streamer.host, "engine_factory", lambda: FakeEngine)
+    monkeypatch.setattr(streamer.host, "engine_factory", lambda backend: FakeEngine)
     list(write_live(tmp_path / "live", _chunks()))
     out = tmp_path / "out"
     done = inside(
@@ -92,7 +92,7 @@ def test_run_follow_ends_with_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_attach_sends_the_particles_and_ends_the_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streamer.host, "engine_factory", lambda: FakeEngine)
+    monkeypatch.setattr(streamer.host, "engine_factory", lambda backend: FakeEngine)
     list(write_live(tmp_path / "live", _chunks()))
     where = (f"--bus=sqlite:///{tmp_path}/bus.db", "--session=grid1")
     sent = inside(

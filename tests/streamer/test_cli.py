@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import streamer.host
+import streamer.run
 from reconstruct.io.simulated import write_set
 from reconstruct.io.star import read_star
 from reconstruct.simulate import SimulationSettings, Species, simulate
@@ -26,7 +27,8 @@ N = 260
 
 @pytest.fixture
 def sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streamer.host, "engine_factory", lambda: FakeEngine)
+    monkeypatch.setattr(streamer.host, "engine_factory", lambda backend: FakeEngine)
+    monkeypatch.setattr(streamer.run, "check_geometry", lambda *_: None)  # sums take any box
 
 
 @pytest.fixture(scope="module")
@@ -196,3 +198,76 @@ def test_a_real_session_of_files_gives_every_particle(
     with mrcfile.open(out / "class_001.mrc") as file:
         assert file.voxel_size.x == pytest.approx(3.0)
         assert np.isfinite(file.data).all()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--symmetry=D100",), "symmetry must be C1 to C99"),
+        (("--symmetry=I1",), "Give --symmetry I"),
+        (("--classes=0",), "n_classes must be above 0"),
+        (("--seed=-1",), "engine.seed must be 0 or more"),
+        (("--particles=0",), "engine.particles_to_use must be 1 or more"),
+        (("--max-resolution=100",), "ask for at most"),
+        (("--device=tpu",), "setting device"),
+        (("--device=cuda:99",), "--device cpu or auto"),
+    ],
+)
+def test_what_the_engine_cannot_honour_stops_a_run_at_its_start(
+    star: Path, tmp_path: Path, flags: tuple[str, ...], expected: str
+) -> None:
+    out = tmp_path / "out"
+    (out / "series").mkdir(parents=True)
+    done = inside("run", str(star), f"--out={out}", *flags)
+    assert done.returncode == 2
+    assert expected in one_line(done.stderr)
+    assert (out / "series").exists()  # nothing was removed
+
+
+def test_a_symmetry_that_is_none_stops_serve_at_its_start(tmp_path: Path) -> None:
+    bus = f"--bus=sqlite:///{tmp_path}/bus.db"
+    done = inside("serve", bus, f"--out={tmp_path / 'o'}", "--symmetry=Q5", "--metrics-port=0")
+    assert done.returncode == 2
+    assert "symmetry must be C1 to C99" in one_line(done.stderr)
+
+
+def test_the_report_and_the_doctor_name_the_device(star: Path, tmp_path: Path, sums: None) -> None:
+    out = tmp_path / "out"
+    assert inside("run", str(star), f"--out={out}", "--device=cpu").returncode == 0
+    report = json.loads((out / "report.json").read_text())
+    assert report["device"] == {"asked": "cpu", "used": "cpu", "name": "CPU"}
+    assert report["settings"]["device"] == "cpu"
+    done = inside("doctor", f"--bus=sqlite:///{tmp_path}/b.db", f"--out={out}", "--device=cpu")
+    assert "would run on cpu" in done.stdout
+
+
+def test_aberrations_are_refused_with_the_flag_that_neglects_them(
+    star: Path, tmp_path: Path, sums: None
+) -> None:
+    lines = star.read_text().splitlines()
+    tilted = star.with_name("tilted.star")
+    last = max(i for i, line in enumerate(lines) if line.startswith("_rlnAmplitudeContrast"))
+    last = next(i for i in range(last, len(lines)) if not lines[i + 1].startswith("_"))
+    number = int(lines[last].split("#")[1])
+    rows = [
+        f"{line} 0.4" if i > last and line.strip() and "data_particles" not in "".join(
+            lines[last:i]
+        ) and not line.startswith(("data_", "#", "loop_", "_")) else line
+        for i, line in enumerate(lines)
+    ]  # fmt: skip
+    rows.insert(last + 1, f"_rlnBeamTiltX #{number + 1}")
+    tilted.write_text("\n".join(rows) + "\n")
+    out = tmp_path / "out"
+    done = inside("run", str(tilted), f"--out={out}")
+    assert done.returncode == 2
+    assert "--neglect-aberrations" in one_line(done.stderr)
+    done = inside("run", str(tilted), f"--out={out}", "--neglect-aberrations")
+    assert done.returncode == 0, done.stderr
+    assert "neglected, as asked: aberrations in rlnBeamTiltX" in done.stderr
+    bus = f"--bus=sqlite:///{tmp_path}/bus.db"
+    for command in (("microscope",), ("attach", "relion")):
+        more = ("--idle-end=0", "--every=0.01") if command[0] == "attach" else ()
+        done = inside(*command, str(tilted), bus, *more)
+        assert "--neglect-aberrations" in one_line(done.stderr)
+        done = inside(*command, str(tilted), bus, "--neglect-aberrations", *more)
+        assert done.returncode == 0, done.stderr

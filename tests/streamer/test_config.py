@@ -77,7 +77,12 @@ def test_the_password_never_shows() -> None:
     assert "hush" not in repr(settings)
 
 
-def test_only_the_engines_parameters_decide_the_training_digest() -> None:
+def test_only_the_engines_parameters_and_the_kind_of_device_decide_the_training_digest() -> None:
     plain = training_digest(load_settings())
     assert training_digest(load_settings(None, {"checkpoint.every_s": 1})) == plain
     assert training_digest(load_settings(None, {"engine.seed": 1})) != plain
+    digests = {
+        device: training_digest(load_settings(None, {"device": device}))
+        for device in ("cpu", "cuda:0", "cuda:1")
+    }
+    assert digests["cuda:0"] == digests["cuda:1"] != digests["cpu"]

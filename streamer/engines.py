@@ -1,0 +1,122 @@
+"""The engine as the service makes it: settings checked, a device chosen, before the first particle.
+
+Promise: what would stop every batch of a session stops the program at its start instead, in one
+line with a remedy.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from reconstruct.types import EngineSettings, Geometry
+from streamer.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from reconstruct.backend import Backend
+    from reconstruct.engine import Engine
+
+__all__ = ["DeviceEngines", "check_engine_settings", "check_geometry", "open_device"]
+
+_LEAST = {  # what the engine can honour, beyond what its settings refuse by themselves
+    "initial_resolution_angstrom": 0.1,
+    "mask_diameter_angstrom": 0.1,
+    "max_shift_angstrom": 0.0,
+    "particles_to_use": 1,
+    "seed": 0,
+}
+
+
+@dataclass(frozen=True)
+class DeviceEngines:
+    """Makes engines on one device; a `streamer.state.EngineFactory`."""
+
+    backend: Backend
+
+    def __call__(self, settings: EngineSettings, geometry: Geometry) -> Engine:
+        """Make a new engine."""
+        from reconstruct.engine import Engine  # late, since it compiles kernels
+
+        return Engine(settings, geometry, device=self.backend)
+
+    def load(
+        self,
+        settings: EngineSettings,
+        geometry: Geometry,
+        meta: Mapping[str, Any],
+        arrays: Mapping[str, npt.NDArray[Any]],
+        rows: Mapping[str, npt.NDArray[Any]],
+    ) -> Engine:
+        """Make one that goes on where the dump was made."""
+        from reconstruct.engine import Engine
+
+        return Engine.load(settings, geometry, meta, arrays, rows, device=self.backend)
+
+
+def open_device(device: str) -> Backend:
+    """Open the device of the settings.
+
+    Raises
+    ------
+    ConfigurationError
+        It cannot be used.
+    """
+    from reconstruct.backend import DeviceError, make_backend
+
+    try:
+        return make_backend(device)
+    except DeviceError as error:
+        raise ConfigurationError(
+            f"--device {device}: {error}", "Give --device cpu or auto; see abinitio-live doctor"
+        ) from error
+
+
+def check_engine_settings(settings: EngineSettings) -> None:
+    """Refuse what no box and pixel size could make right.
+
+    Raises
+    ------
+    ConfigurationError
+        A value is out of its range or the symmetry is unknown.
+    """
+    from reconstruct.symmetry import parse_group
+
+    for name, value in asdict(settings).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigurationError(f"engine.{name} must be a number, not {value}", _REMEDY)
+        if value is not None and name in _LEAST and value < _LEAST[name]:
+            raise ConfigurationError(
+                f"engine.{name} must be {_LEAST[name]} or more, not {value}", _REMEDY
+            )
+    try:
+        group = parse_group(settings.symmetry)
+    except ValueError as error:
+        raise ConfigurationError(str(error), _REMEDY) from error
+    if group.name in ("I1", "I2"):  # the engine's own rule, said before the first particle
+        raise ConfigurationError(
+            f"symmetry {settings.symmetry} names an orientation of I",
+            "Give --symmetry I, whose axes are those of I2",
+        )
+
+
+def check_geometry(settings: EngineSettings, geometry: Geometry) -> None:
+    """Refuse settings that this box and pixel size cannot honour.
+
+    Raises
+    ------
+    ConfigurationError
+        They cannot; the message has the limit.
+    """
+    from reconstruct.layout import make_layout
+
+    try:
+        make_layout(settings, geometry)
+    except ValueError as error:
+        raise ConfigurationError(str(error), _REMEDY) from error
+
+
+_REMEDY = "Correct the flag, the ABINITIO_ variable or the line of the settings file"
