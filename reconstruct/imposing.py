@@ -8,26 +8,22 @@ average over the group is taken afresh whenever a map is made.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
 from reconstruct.learner import Learner
 from reconstruct.store import ParticleStore
-from reconstruct.symmetry import rotate_poses, rotate_statistics, shift_poses, shift_statistics
+from reconstruct.symmetry import (
+    rotate_poses,
+    rotate_statistics,
+    shift_poses,
+    shift_statistics,
+    storable_statistics,
+)
 from reconstruct.symmetry_naming import SymmetryVerdict, find_axes
 from reconstruct.update import box_volume, symmetric_plane
 
-__all__ = ["Imposed", "impose", "seek_axes"]
-
-
-@dataclass(frozen=True)
-class Imposed:
-    """A group as it was taken up."""
-
-    group: str
-    scores: tuple[float, ...]  # per class, of the worst operator; 1 is perfect
+__all__ = ["impose", "seek_axes"]
 
 
 def seek_axes(learner: Learner, group: str) -> tuple[SymmetryVerdict, ...]:
@@ -47,7 +43,7 @@ def impose(
     axes: tuple[SymmetryVerdict, ...],
     *,
     restart_radius: int,
-) -> Imposed:
+) -> None:
     """Turn a session into ``group``'s frame and go on from ``restart_radius`` shells."""
     classes = np.asarray(store["class_index"], dtype=np.int32)
     rotations, shifts = store["rotation"], store["shift"]
@@ -62,7 +58,6 @@ def impose(
     learner.statistics = learner.backend.asarray(statistics)
     learner.group = group
     learner.split_halves(restart_radius)
-    return Imposed(group, tuple(verdict.score for verdict in axes))
 
 
 def _turned(
@@ -71,8 +66,4 @@ def _turned(
     reach = (statistics.shape[0] - 1) // 2
     crop = symmetric_plane(statistics, reach)
     crop = shift_statistics(crop, verdict.displacement_pixels, padded=padded)
-    crop = rotate_statistics(crop, verdict.axes)
-    crop[:, :, 0] *= 0.5  # the plane will be completed by its Friedel mates again
-    turned = np.zeros_like(statistics)
-    turned[:, :, : reach + 1] = crop
-    return turned
+    return storable_statistics(rotate_statistics(crop, verdict.axes))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ArrayFileError", "read_arrays", "replace_file", "sync_folder", "write_arrays"]
+__all__ = ["ArrayFileError", "read_arrays", "sync_folder", "write_arrays"]
 
 _MAGIC = b"ABINAR01"
 _ALIGN_BYTES = 64
@@ -112,20 +112,6 @@ def read_arrays(
         part = body[at : at + count * dtype.itemsize]
         arrays[entry["name"]] = part.view(dtype).reshape(entry["shape"])
     return content["header"], arrays, found
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Put ``data`` at ``path`` so that a reader sees the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
