@@ -1,1 +1,1 @@
-"""Placeholder docstring; see docs/architecture.md."""
+"""The mathematics: particles in, maps and poses out; imports nothing of the other two packages."""

@@ -1,6 +1,6 @@
 """What goes into the engine and what comes out: plain arrays with names, shapes and units.
 
-Conventions, stated once (docs/conventions.md has the numeric vectors):
+Conventions, stated once (tests/reconstruct/test_euler.py has numeric vectors):
 
 - axis order of arrays is (class, particle, z, y, x); angles are radians, lengths Angstrom;
 - a rotation ``A`` is the RELION ZYZ matrix that maps the volume frame to the image frame, so the

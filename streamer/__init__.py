@@ -1,1 +1,1 @@
-"""Placeholder docstring; see docs/architecture.md."""
+"""The service: sessions on a bus, around the engine, until their last maps are published."""
