@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import scipy.ndimage
 
+from reconstruct.fourier import centre_distance
+
 __all__ = ["particle_radius_pixels"]
 
 PROFILE_FLOOR = 0.05  # of the profile's peak: where the mean density ends
@@ -35,10 +37,7 @@ def particle_radius_pixels(volume: npt.NDArray[np.floating]) -> float:
     """
     n = volume.shape[0]
     smooth = scipy.ndimage.gaussian_filter(np.asarray(volume, np.float32), 1.0)
-    axis = np.arange(n) - n // 2
-    distance = np.sqrt(
-        axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + axis[None, None, :] ** 2
-    )
+    distance = centre_distance(n)
     ring = distance.astype(np.intp).ravel()
     profile = (np.bincount(ring, smooth.ravel()) / np.bincount(ring))[: n // 2]
     peak = int(np.argmax(profile))

@@ -19,6 +19,7 @@ import scipy.fft
 
 __all__ = [
     "HalfPlane",
+    "centre_distance",
     "centred_rfftn",
     "fourier_cube",
     "full_from_half",
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 Complex64 = npt.NDArray[np.complex64]
 
 
@@ -107,12 +109,22 @@ def image_spectra(images: npt.NDArray[np.floating], plane: HalfPlane) -> Complex
     return spectra.astype(np.complex64, copy=False)
 
 
-def shell_index(radius: int) -> npt.NDArray[np.int32]:
-    """Shell number of each voxel of a centred half cube (2r+1, 2r+1, r+1)."""
+def shell_index(radius: int, *, scale: float = 1.0) -> npt.NDArray[np.int32]:
+    """Shell number of each voxel of a centred half cube (2r+1, 2r+1, r+1).
+
+    ``scale`` grid steps make one shell.
+    """
     axis = np.arange(-radius, radius + 1, dtype=np.float64)
     half = np.arange(0, radius + 1, dtype=np.float64)
     squared = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + half[None, None, :] ** 2
-    return np.floor(np.sqrt(squared) + 0.5).astype(np.int32)
+    return np.floor(np.sqrt(squared) / scale + 0.5).astype(np.int32)
+
+
+def centre_distance(size: int, *, spacing: float = 1.0, axes: int = 3) -> Float64:
+    """Distance from the centre sample, ``spacing`` pixels apart, on a grid of ``axes`` axes."""
+    squared = np.square((np.arange(size) - size // 2) * spacing)
+    distance: Float64 = np.sqrt(sum(np.ix_(*[squared] * axes), np.zeros(())))
+    return distance
 
 
 def sinc_squared(size: int, extent: float, *, spacing: float = 1.0) -> Float32:
@@ -133,8 +145,7 @@ def soft_mask(
 
     It is 1 inside ``radius`` pixels of the centre and falls as a cosine over ``edge`` pixels.
     """
-    squared = np.square((np.arange(size) - size // 2) * spacing)
-    distance = np.sqrt(sum(np.ix_(*[squared] * axes), np.zeros(())))
+    distance = centre_distance(size, spacing=spacing, axes=axes)
     fall = np.clip((distance - radius) / max(edge, 1e-6), 0.0, 1.0)
     mask: Float32 = (0.5 + 0.5 * np.cos(np.pi * fall)).astype(np.float32)
     return mask

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import scipy.fft
 
 from reconstruct.backend import Backend, cpu_backend
-from reconstruct.fourier import full_from_half, sinc_squared, soft_mask
+from reconstruct.fourier import full_from_half, shell_index, sinc_squared, soft_mask
 
 __all__ = [
     "MapGrid",
@@ -61,10 +61,7 @@ class MapGrid:
 @lru_cache(maxsize=64)
 def _shells(reach: int, scale: float) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
     """Shell in box units of each voxel of a half cube, and the voxels' count per shell."""
-    axis = np.arange(-reach, reach + 1, dtype=np.float64)
-    half = np.arange(0, reach + 1, dtype=np.float64)
-    squared = axis[:, None, None] ** 2 + axis[None, :, None] ** 2 + half[None, None, :] ** 2
-    shells = np.floor(np.sqrt(squared) / scale + 0.5).astype(np.int32)
+    shells = shell_index(reach, scale=scale)
     return shells, np.maximum(np.bincount(shells.ravel()), 1).astype(np.float64)
 
 
