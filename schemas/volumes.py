@@ -86,7 +86,10 @@ class VolumeSnapshot(Record):
                 ("f4",), ("classes", "shells"), "half-map FSC by shell, [0] is 1", False
             ),
             "view_histogram": ArraySpec(
-                ("f4",), ("classes", "tilt", "rot"), "counts over tilt 0..pi, rot -pi..pi", False
+                ("f4",),
+                ("classes", "tilt", "rot"),
+                "counts over tilt 0..pi, rot -pi..pi; per operator of an imposed symmetry",
+                False,
             ),
         }
     )

@@ -6,15 +6,24 @@ two CTF conventions in use differ by exactly this sign, so it is measured, not a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from reconstruct.io.table import ParticleTable
-from reconstruct.types import FloatArray
+from reconstruct.types import EngineEvent, FloatArray
 from streamer.adapt import images_from_table
 
-__all__ = ["Contrast", "contrast_of_table", "decide_sign", "measure_contrast"]
+__all__ = [
+    "Contrast",
+    "contrast_event",
+    "contrast_of_sums",
+    "contrast_of_table",
+    "contrast_sums",
+    "decide_sign",
+    "measure_contrast",
+]
 
 CONTRAST_SAMPLE = 1000
 DISC_RADIUS = 0.3  # of the box: inside any particle that fills its box reasonably
@@ -46,6 +55,11 @@ def measure_contrast(images: FloatArray) -> Contrast:
     images
         (n, box, box); about 1,000 give a firm answer at cryo-EM's noise.
     """
+    return contrast_of_sums(contrast_sums(images))
+
+
+def contrast_sums(images: FloatArray) -> tuple[float, float, float]:
+    """Count, sum and sum of squares of the images' differences; sums of batches add up."""
     box = images.shape[-1]
     axis = (np.arange(box) - box // 2) / box
     radius = np.hypot(axis[:, None], axis[None, :])
@@ -54,13 +68,41 @@ def measure_contrast(images: FloatArray) -> Contrast:
     spread = pixels.std(axis=(1, 2), dtype=np.float64)
     usable = np.isfinite(spread) & (spread > 0)
     pixels, spread = pixels[usable], spread[usable]
-    if len(pixels) < 2:
-        return Contrast(0.0, np.inf, len(pixels))
+    if not len(pixels):
+        return 0.0, 0.0, 0.0
     inside = pixels[:, disc].mean(axis=1, dtype=np.float64)
     outside = pixels[:, corners].mean(axis=1, dtype=np.float64)
     difference = (inside - outside) / spread
-    error = float(difference.std(ddof=1) / np.sqrt(len(difference)))
-    return Contrast(float(difference.mean()), error, len(pixels))
+    return float(len(pixels)), float(difference.sum()), float(np.square(difference).sum())
+
+
+def contrast_of_sums(sums: Sequence[float]) -> Contrast:
+    """Give the contrast that accumulated sums amount to."""
+    count, total, squares = sums
+    if count < 2:
+        return Contrast(0.0, np.inf, int(count))
+    variance = max(0.0, squares - total**2 / count) / (count - 1)
+    return Contrast(total / count, float(np.sqrt(variance / count)), int(count))
+
+
+def contrast_event(measured: Contrast) -> EngineEvent | None:
+    """Tell loudly that particles reach the engine dark; None when they do not."""
+    if measured.sign >= 0:
+        return None
+    return EngineEvent(
+        kind="contrast_inverted",
+        message=(
+            f"CONTRAST INVERTED: protein is dark in the first {measured.images} particles "
+            f"({measured.difference:.3f} +- {measured.standard_error:.3f} standard deviations), "
+            "so the maps will be inverted. Begin a new session with particles sent as dark "
+            "(attach and run do this by themselves) or inverted at extraction"
+        ),
+        values={
+            "difference": measured.difference,
+            "standard_error": measured.standard_error,
+            "images": float(measured.images),
+        },
+    )
 
 
 def contrast_of_table(table: ParticleTable, *, sample: int = CONTRAST_SAMPLE) -> Contrast:

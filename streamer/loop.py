@@ -162,7 +162,7 @@ class Loop:
         self._owe_snapshot()
 
     def _note(self, report: StepReport) -> None:
-        self._state.note(report)
+        self._state.note(report, group=self._parts.settings.engine.symmetry)
         self._parts.publisher.step_events(report)
         self._parts.observer.stepped(report, self._state)
 
@@ -192,6 +192,7 @@ class Loop:
         parts.crashes.done()
         self._save()
         if state.engine is not None:
+            self._receiver.judge_contrast()
             for report in state.engine.finish():
                 self._note(report)
                 parts.hook("replayed")

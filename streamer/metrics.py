@@ -240,7 +240,11 @@ class Metrics:
         """Count an event; an inverted contrast also raises its flag, which stays up."""
         self._events.labels(kind).inc()
         if kind == "contrast_inverted":
-            self._contrast.set(1)
+            self.contrast_inverted()
+
+    def contrast_inverted(self) -> None:
+        """Raise the flag, which stays up; a restarted session raises it again."""
+        self._contrast.set(1)
 
     # How the process is -----------------------------------------------------------------------
 

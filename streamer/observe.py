@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reconstruct.types import Snapshot, StepReport
+from reconstruct.types import EngineEvent, Snapshot, StepReport
 from schemas.control import SessionState as Activity
 from streamer.checkpoint import Saved
 from streamer.intake import Refused, Taken
@@ -46,6 +46,9 @@ class Observer:
         self, name: str, snapshot: Snapshot, state: SessionState, delays_s: Sequence[float]
     ) -> None:
         """A snapshot is out; ``delays_s`` are the ages of the records that are new in it."""
+
+    def found(self, event: EngineEvent) -> None:
+        """Something was found out about the particles or the maps."""
 
     def lag(self, where: TopicPartition, lag: Lag) -> None:
         """How far behind the log the session is."""
@@ -101,6 +104,11 @@ class Observers(Observer):
         """Pass on."""
         for member in self._members:
             member.published(name, snapshot, state, delays_s)
+
+    def found(self, event: EngineEvent) -> None:
+        """Pass on."""
+        for member in self._members:
+            member.found(event)
 
     def lag(self, where: TopicPartition, lag: Lag) -> None:
         """Pass on."""

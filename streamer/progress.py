@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from reconstruct.types import Snapshot, StepReport
+from reconstruct.types import EngineEvent, Snapshot, StepReport
 from schemas.control import SessionState as Activity
 from streamer.checkpoint import Saved
 from streamer.intake import Refused, Taken
@@ -96,6 +96,10 @@ class PlainProgress(Observer):
         """Say that maps are out."""
         self._say("snapshot", id=name, particles=snapshot.particles_seen)
 
+    def found(self, event: EngineEvent) -> None:
+        """Say what was found out."""
+        self._say("event", kind=event.kind, message=event.message)
+
     def checkpoint_failed(self, problem: str) -> None:
         """Say that the state could not be written."""
         self._say("warning", message=f"checkpoint failed: {problem}")
@@ -157,6 +161,10 @@ class LiveProgress(Observer):
 
     def checkpointed(self, saved: Saved, state: SessionState) -> None:
         """Nothing to show."""
+
+    def found(self, event: EngineEvent) -> None:
+        """Show what was found out."""
+        self._tell(event.message)
 
     def checkpoint_failed(self, problem: str) -> None:
         """Show that the state could not be written."""

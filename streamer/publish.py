@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.types import Assignments, Snapshot, StepReport
+from reconstruct.types import Assignments, EngineEvent, Snapshot, StepReport
 from schemas.assignments import AssignmentBatch
 from schemas.base import MAX_ROWS
 from schemas.codec import encoded_size
@@ -22,6 +22,7 @@ from schemas.events import SessionEvent
 from schemas.split import split_batch
 from schemas.topics import Topics
 from schemas.volumes import ClassManifest, VolumeSnapshot, snapshot_id
+from streamer.findings import find, news, with_all_views
 from streamer.outbox import Outbox, Outgoing
 from streamer.preview import preview_arrays
 from streamer.series import write_series_folder
@@ -57,6 +58,8 @@ class Publisher:
         also warns, once, when they do not fit.
     pictures
         Draw each snapshot.
+    tell
+        Told what was found out, when it is out.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Publisher:
         inline_volumes: InlineVolumes = "auto",
         pictures: bool = True,
         hook: Callable[[str], None] = lambda _: None,
+        tell: Callable[[EngineEvent], None] = lambda _: None,
     ) -> None:
         self._outbox = outbox
         self._topics = topics
@@ -79,6 +83,7 @@ class Publisher:
         self._inline_volumes = inline_volumes
         self._pictures = pictures
         self._hook = hook
+        self._tell = tell
 
     def snapshot(
         self, state: SessionState, *, is_final: bool, assign: bool
@@ -91,17 +96,34 @@ class Publisher:
             Publish the table of assignments with it.
         """
         name = snapshot_id(self._session_id, state.step) + ("-final" if is_final else "")
-        if self._outbox.said(name) or state.engine is None:
+        if state.engine is None:
             return name, None
-        snapshot = state.engine.snapshot()
+        assignments = state.engine.assignments()
+        snapshot, views = with_all_views(
+            state.engine.snapshot(), assignments, group=state.imposed_group
+        )
+        found = find(snapshot, views, group=state.imposed_group, is_final=is_final)
+        told = tuple(news(state.verdicts, found))
+        state.verdicts = found  # also where the snapshot is out: its verdicts are out with it
+        if self._outbox.said(name):
+            return name, None
         classes = self._files(snapshot, state, name=name, is_final=is_final)
         self._hook("renamed")
         records = [self._manifest_record(snapshot, state, classes, name=name, is_final=is_final)]
         if assign and len(state.roster):
-            records += self._assignment_records(state.engine.assignments(), state, name=name)
+            records += self._assignment_records(assignments, state, name=name)
         records.append(self._snapshot_event(snapshot, name=name, is_final=is_final))
+        for number, event in enumerate(told):
+            about = f"{name}-verdict-{number}"
+            records.append(
+                self._engine_event(
+                    event, about, step=snapshot.step, phase=snapshot.phase, snapshot_id=name
+                )
+            )
         self._outbox.say(records)
         self._hook("announced")
+        for event in told:
+            self._tell(event)
         return name, snapshot
 
     def event(
@@ -120,28 +142,36 @@ class Publisher:
     def step_events(self, report: StepReport) -> None:
         """Publish what the engine found worth telling in one step."""
         records = [
-            Outgoing(
-                self._topics.events,
-                SessionEvent(
-                    envelope=self._outbox.envelope(
-                        SessionEvent, f"{self._session_id}-step-{report.step:08d}-event-{number}"
-                    ),
-                    kind=event.kind,
-                    severity="info" if event.kind not in _WARNINGS else "warning",
-                    message=event.message,
-                    step=report.step,
-                    phase=report.phase,
-                    class_index=event.class_index,
-                    values={
-                        key: float(value)
-                        for key, value in event.values.items()
-                        if np.isfinite(value)
-                    },
-                ),
+            self._engine_event(
+                event,
+                f"{self._session_id}-step-{report.step:08d}-event-{number}",
+                step=report.step,
+                phase=report.phase,
             )
             for number, event in enumerate(report.events)
         ]
         self._outbox.say(records)
+
+    def contrast(self, found: EngineEvent) -> None:
+        """Publish that the particles are dark, once in a session."""
+        self._outbox.say([self._engine_event(found, f"{self._session_id}-contrast")])
+        self._tell(found)
+
+    def _engine_event(self, event: EngineEvent, record_id: str, **more: Any) -> Outgoing:
+        return Outgoing(
+            self._topics.events,
+            SessionEvent(
+                envelope=self._outbox.envelope(SessionEvent, record_id),
+                kind=event.kind,
+                severity="info" if event.kind not in _WARNINGS else "warning",
+                message=event.message,
+                class_index=event.class_index,
+                values={
+                    key: float(value) for key, value in event.values.items() if np.isfinite(value)
+                },
+                **more,
+            ),
+        )
 
     def _files(
         self, snapshot: Snapshot, state: SessionState, *, name: str, is_final: bool
@@ -288,4 +318,6 @@ def _compact(volumes: npt.NDArray[np.float32]) -> Array:
     return half if exact else volumes
 
 
-_WARNINGS = frozenset({"contrast_inverted", "preferred_orientation", "device_error"})
+_WARNINGS = frozenset(
+    {"contrast_inverted", "preferred_orientation", "flattened_disc", "device_error"}
+)

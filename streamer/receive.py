@@ -5,8 +5,10 @@ Every record leaves exactly one mark in the ledger, and its position advances wh
 
 from __future__ import annotations
 
+from reconstruct.types import ParticleImages
 from schemas.codec import Limits
 from streamer import letters
+from streamer.contrast import CONTRAST_SAMPLE, contrast_event, contrast_of_sums, contrast_sums
 from streamer.intake import Refused, Skipped, Taken, take
 from streamer.outbox import Outgoing
 from streamer.parts import Parts
@@ -89,9 +91,30 @@ class Receiver:
             group = index[taken.roster_rows["optics_group"]]
             state.roster.extend({**taken.roster_rows, "optics_group": group})
             state.engine.add(taken.particles)
+            self._watch_contrast(taken.particles)
             if len(self.created_ns) < _MOST_DELAYS:
                 self.created_ns.append(taken.created_at_ns)
         parts.observer.taken(record, taken, state)
+
+    def _watch_contrast(self, particles: ParticleImages) -> None:
+        """Measure the stream's first particles as the engine gets them."""
+        state = self._state
+        if state.contrast_told:
+            return
+        left = CONTRAST_SAMPLE - int(state.contrast[0])
+        added = contrast_sums(particles.images[:left])
+        state.contrast = [a + b for a, b in zip(state.contrast, added, strict=True)]
+        if state.contrast[0] >= CONTRAST_SAMPLE:
+            self.judge_contrast()
+
+    def judge_contrast(self) -> None:
+        """Say it if the particles so far are dark: at the full sample, or at a stream's end."""
+        state = self._state
+        if state.contrast_told:
+            return
+        state.contrast_told = True
+        if (event := contrast_event(contrast_of_sums(state.contrast))) is not None:
+            self._parts.publisher.contrast(event)
 
     def refuse(self, record: Record, refused: Refused) -> None:
         """Count a refused record and write its letter."""

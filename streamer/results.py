@@ -26,6 +26,7 @@ from reconstruct.io.table import ParticleTable, table_from_arrays
 from reconstruct.types import Optics, Snapshot, StepReport
 from schemas.particles import particle_ids
 from streamer.config import Settings
+from streamer.findings import with_all_views
 from streamer.observe import Observer
 from streamer.publish import software_version
 from streamer.series import RESOLUTION_KIND, write_class_maps
@@ -95,7 +96,9 @@ def write_results(
     classes: list[dict[str, Any]] = []
     used = 0
     if state.engine is not None and state.step:
-        snapshot = state.engine.snapshot()
+        snapshot, _ = with_all_views(
+            state.engine.snapshot(), state.engine.assignments(), group=state.imposed_group
+        )
         classes = _write_maps(out, snapshot, settings.session)
         used = _write_particles(out, state, table, n_classes=len(snapshot.classes))
     if snapshot is not None and settings.snapshots.pictures:
@@ -204,6 +207,7 @@ def _report(
             "in_flight": books.in_flight,
             "used": used,
         },
+        "verdicts": [state.verdicts[key] for key in sorted(state.verdicts)],
         "records_dead_lettered": dict(sorted(state.ledger.dead_lettered.items())),
         "steps": state.step,
         "particles_presented": state.presented,

@@ -142,6 +142,7 @@ def run_session(
             inline_volumes=settings.snapshots.inline_volumes,
             pictures=settings.snapshots.pictures,
             hook=hook,
+            tell=observer.found,
         )
         group = f"{topics.prefix}.{settings.session}"
         parts = Parts(

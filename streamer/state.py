@@ -115,6 +115,10 @@ class SessionState:
     last_snapshot_id: str | None = None
     last_snapshot_step: int = 0
     last_snapshot_particles: int = 0
+    imposed_group: str = "C1"  # the symmetry that poses are in now
+    verdicts: dict[str, dict[str, Any]] = field(default_factory=dict)  # see `streamer.findings`
+    contrast: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])  # count, sum, squares
+    contrast_told: bool = False
     assigned_rows: int = 0  # rows in the last published table of assignments
     last_refusal: str = ""  # in words; of this process only
 
@@ -123,8 +127,10 @@ class SessionState:
         stored = 0 if self.engine is None else self.engine.particles_stored
         return balance(self.ledger, stored=stored, trained=self.trained)
 
-    def note(self, report: StepReport) -> None:
-        """Take over what a step changed."""
+    def note(self, report: StepReport, *, group: str = "C1") -> None:
+        """Take over what a step changed; ``group`` is the wanted symmetry."""
+        if any(event.kind == "symmetry" for event in report.events):
+            self.imposed_group = group  # the engine imposes it late, and says so
         self.step = report.step
         self.phase = report.phase
         self.trained = report.particles_seen
@@ -149,6 +155,10 @@ _PLAIN = (
     "last_snapshot_id",
     "last_snapshot_step",
     "last_snapshot_particles",
+    "imposed_group",
+    "verdicts",
+    "contrast",
+    "contrast_told",
     "assigned_rows",
 )
 

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import psutil
 
-from reconstruct.types import Snapshot, StepReport
+from reconstruct.types import EngineEvent, Snapshot, StepReport
 from schemas.control import SessionState as Activity
 from streamer.checkpoint import Saved
+from streamer.contrast import contrast_of_sums
 from streamer.intake import Refused, Taken
 from streamer.metrics import Metrics
 from streamer.observe import Observer
@@ -39,6 +40,8 @@ class MetricsObserver(Observer):
     def started(self, state: SessionState, notes: Sequence[str]) -> None:
         """Show where the session stands."""
         self._ready = True
+        if state.contrast_told and contrast_of_sums(state.contrast).sign < 0:
+            self._metrics.contrast_inverted()
         self._metrics.books(state.balance())
 
     def activity(self, name: Activity) -> None:
@@ -86,6 +89,10 @@ class MetricsObserver(Observer):
         self._metrics.snapshot(snapshot)
         for delay_s in delays_s:
             self._metrics.map_delay(delay_s)
+
+    def found(self, event: EngineEvent) -> None:
+        """Count it."""
+        self._metrics.event(event.kind)
 
     def lag(self, where: TopicPartition, lag: Lag) -> None:
         """Show the lag."""

@@ -1,0 +1,128 @@
+"""What a snapshot says about its classes: failed starts, preferred views, a symmetry.
+
+Promise: a finding is told when it appears and when it goes, not at each snapshot; what was told is
+part of the session's state, so that a restart repeats nothing. Nothing is said of a class with
+fewer than `LEAST_PARTICLES` particles or while random starts are still raced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
+
+from reconstruct.snapshot import view_histogram
+from reconstruct.symmetry import parse_group
+from reconstruct.symmetry_naming import name_symmetry
+from reconstruct.types import Assignments, EngineEvent, Geometry, Snapshot
+from reconstruct.verdicts import Verdict, flattened_disc, preferred_orientation, view_directions
+
+__all__ = ["LEAST_PARTICLES", "Told", "find", "news", "with_all_views"]
+
+LEAST_PARTICLES = 300
+
+Told = dict[str, dict[str, Any]]
+"""What holds now, by ``kind/class``: JSON-able, one entry per finding."""
+
+_BLAS = ThreadpoolController()
+
+
+def with_all_views(
+    snapshot: Snapshot, assignments: Assignments, *, group: str
+) -> tuple[Snapshot, tuple[npt.NDArray[np.float64], ...]]:
+    """Count each particle once per operator of the imposed group, in histograms and directions.
+
+    With a group imposed, poses come from one asymmetric unit, which looks like preferred views.
+
+    Returns
+    -------
+    The snapshot with whole histograms, and per class the view directions (m, 3).
+    """
+    operators = parse_group(group).operators
+    classes, views = [], []
+    for index, item in enumerate(snapshot.classes):
+        rotations = np.asarray(assignments.rotations[assignments.class_index == index], np.float64)
+        views.append(view_directions(rotations, operators))
+        if len(operators) > 1:
+            copies = np.einsum("nij,mjk->nmik", rotations, operators).reshape(-1, 3, 3)
+            item = replace(item, view_histogram=view_histogram(copies))
+        classes.append(item)
+    return replace(snapshot, classes=tuple(classes)), tuple(views)
+
+
+def find(
+    snapshot: Snapshot,
+    views: tuple[npt.NDArray[np.float64], ...],
+    *,
+    group: str,
+    is_final: bool,
+) -> Told:
+    """Give every finding of a snapshot; the symmetry of a C1 map only at the end."""
+    found: Told = {}
+    if snapshot.phase in ("waiting", "initial"):
+        return found
+    for index, item in enumerate(snapshot.classes):
+        if item.particles < LEAST_PARTICLES:
+            continue
+        verdicts = [
+            flattened_disc(item.volume, views[index]),
+            preferred_orientation(item.view_histogram),
+        ]
+        if is_final and group == "C1":
+            verdicts.append(
+                _symmetry(item.volume, item.resolution_angstrom, geometry=snapshot.geometry)
+            )
+        for verdict in verdicts:
+            if verdict is not None:
+                found[f"{verdict.kind}/{index}"] = {
+                    "class": index + 1,
+                    "kind": verdict.kind,
+                    "message": f"Class {index + 1}: {verdict.message}",
+                    "values": {name: float(value) for name, value in verdict.values.items()},
+                }
+    return found
+
+
+def _symmetry(
+    volume: npt.NDArray[np.floating], resolution_angstrom: float | None, *, geometry: Geometry
+) -> Verdict | None:
+    """Name the symmetry of a map made in C1, as far as the map can be trusted."""
+    if resolution_angstrom is None:
+        return None
+    radius = int(geometry.box_angstrom / resolution_angstrom)
+    with _BLAS.limit(limits=1, user_api="blas"):
+        named = name_symmetry(volume, radius=radius)
+    if named.group == "C1":
+        return None
+    return Verdict(
+        kind="symmetry_named",
+        message=f"{named.message}; a run with --symmetry {named.group} would use it",
+        values={
+            "score": named.score,
+            "runner_up_score": named.runner_up_score,
+            "continuous_score": named.continuous_score,
+        },
+    )
+
+
+def news(before: Mapping[str, Mapping[str, Any]], now: Told) -> Iterator[EngineEvent]:
+    """Give what has changed: findings that are new, and those that no longer hold."""
+    for key in sorted(now.keys() - before.keys()):
+        yield _event(now[key], kind=now[key]["kind"], message=now[key]["message"])
+    for key in sorted(before.keys() - now.keys()):
+        told = before[key]
+        words = told["kind"].replace("_", " ")
+        yield _event(
+            told,
+            kind="verdict_withdrawn",
+            message=f"Class {told['class']}: {words} no longer holds",
+        )
+
+
+def _event(told: Mapping[str, Any], *, kind: str, message: str) -> EngineEvent:
+    values = told["values"] if kind != "verdict_withdrawn" else {}
+    return EngineEvent(kind, message, class_index=told["class"] - 1, values=values)
