@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -117,7 +118,7 @@ class Engine:
         self._optics: list[Optics] = []
         self._noise = NoiseSpectra(self.max_radius + 1)
         self._learners = [self._new_learner(i) for i in range(settings.race_starts)]
-        self._racing = settings.race_starts > 1
+        self._racing = True  # until the first map is chosen
         self._trained = 0
         self._presented = 0
         self._step = 0
@@ -134,6 +135,7 @@ class Engine:
             max_shift_pixels=self._max_shift_pixels,
             max_radius=self.max_radius,
             schedule=self._schedule,
+            class_similarity=self.settings.class_similarity,
             backend=self.backend,
         )
 
@@ -283,7 +285,10 @@ class Engine:
         self._replay_cursor += len(rows)
         everywhere = index == 0 or (position // size) % GLOBAL_EVERY == 0
         report = self._update(rows, new=0, cold=False, local=not everywhere, replay_pass=index)
-        return self._with_symmetry(report, last_chance=self._replay_cursor >= 2 * self._trained)
+        # A group that is taken up needs a pass to be learned with: the first is the last chance.
+        passes = self.settings.replay_passes
+        last_chance = self._replay_cursor == self._trained and passes != 1
+        return self._with_symmetry(report, last_chance=last_chance)
 
     def _with_symmetry(self, report: StepReport, *, last_chance: bool = False) -> StepReport:
         """Take up the wanted symmetry once the C1 map shows its axes."""
@@ -303,7 +308,12 @@ class Engine:
             if not believed and not last_chance:
                 return report
             impose(leader, self._store, self._symmetry, axes, restart_radius=restart)
-        return with_events(report, symmetry_event(self._symmetry, score, believed=believed))
+        now = replace(
+            report,
+            radius_shells=(leader.radius,) * self.settings.n_classes,
+            resolution_angstrom=self._resolutions(),
+        )
+        return with_events(now, symmetry_event(self._symmetry, score, believed=believed))
 
     def _update(
         self,

@@ -17,7 +17,14 @@ def with_events(report: StepReport, *events: EngineEvent) -> StepReport:
 
 def race_event(evidences: Sequence[float], *, starts: int, particles: int) -> EngineEvent:
     """Tell which of the random ``starts`` goes on, from the evidence of the last two or more."""
-    best, second = sorted(evidences, reverse=True)[:2]
+    best, *others = sorted(evidences, reverse=True)
+    if not others:
+        return EngineEvent(
+            kind="race",
+            message=f"A first map after {particles} particles: {best:.1f} nats per particle",
+            values={"best": best},
+        )
+    second = others[0]
     return EngineEvent(
         kind="race",
         message=(

@@ -50,7 +50,8 @@ def make_layout(settings: EngineSettings, geometry: Geometry) -> Layout:
             f"max_resolution_angstrom {settings.max_resolution_angstrom} leaves {max_radius} "
             f"shells in a box of {edge:.0f} A: ask for at most {edge / FEWEST_SHELLS:.0f} A"
         )
-    diameter = settings.mask_diameter_angstrom or 0.85 * edge
+    wanted = settings.mask_diameter_angstrom
+    diameter = 0.85 * edge if wanted is None else wanted
     radius_pixels = min(0.5 * diameter / geometry.pixel_size_angstrom, box / 2 - 3)
     shift = settings.max_shift_angstrom
     start = settings.initial_resolution_angstrom

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct.backend import Backend, cpu_backend
+from reconstruct.classes import blur_classes, class_mass, similarity_at
 from reconstruct.extent import particle_radius_pixels
 from reconstruct.fourier import HalfPlane
 from reconstruct.rotations import random_rotations, rotation_grid
@@ -85,6 +86,7 @@ class Learner:
     max_shift_pixels: float
     max_radius: int
     schedule: Schedule
+    class_similarity: float = 0.0
     growth: ShellGrowth = field(default_factory=lambda: ShellGrowth(5, 0))
     presented: float = 0.0
     updates: int = 0
@@ -214,8 +216,8 @@ class Learner:
         began = self.clock()
         rng = self._rng()
         poses = self._search(batch, half, rng, cold=cold, workers=workers, start=start)
-        weights = poses.weights(self.backend.xp)
-        mass = self._class_mass(poses, weights)
+        weights = self._blurred(poses, poses.weights(self.backend.xp))
+        mass = self.backend.asnumpy(class_mass(poses, weights, self.n_classes, self.backend.xp))
         searched = self.clock()
         self._accumulate(batch, half, poses, weights, mass, window, workers)
         inserted = self.clock()
@@ -247,22 +249,16 @@ class Learner:
     ) -> None:
         """Learn from poses on the backend that are known, without a search."""
         weights = poses.weights(self.backend.xp)
-        mass = self._class_mass(poses, weights)
+        mass = self.backend.asnumpy(class_mass(poses, weights, self.n_classes, self.backend.xp))
         self._accumulate(batch, half, poses, weights, mass, np.inf, workers)
         self.presented += len(batch)
         self._renew()
 
-    def _class_mass(self, poses: Poses, weights: Float32) -> Float32:
-        """Posterior mass of each class (b, K), in a NumPy array."""
-        shape = len(weights), self.n_classes
-        if self.backend.on_device:
-            xp = self.backend.xp
-            of_class = poses.class_index[:, :, None] == xp.arange(self.n_classes)
-            return self.backend.asnumpy((weights[:, :, None] * of_class).sum(axis=1))
-        mass = np.zeros(shape, np.float32)
-        rows = np.repeat(np.arange(len(weights)), weights.shape[1])
-        np.add.at(mass, (rows, poses.class_index.ravel()), weights.ravel())
-        return mass
+    def _blurred(self, poses: Poses, weights: Float32) -> Float32:
+        similarity = similarity_at(
+            self.presented, self.class_similarity, cold_presented=self.schedule.cold_presented
+        )
+        return blur_classes(poses, weights, self.n_classes, similarity, self.backend.xp)
 
     def _search(
         self,

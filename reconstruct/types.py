@@ -93,7 +93,7 @@ class EngineSettings:
     initial_resolution_angstrom: float | None = None  # None: start at radius 5, as measured best
     mask_diameter_angstrom: float | None = None  # None: 0.85 of the box
     max_shift_angstrom: float | None = None  # None: 1/16 of the box
-    race_starts: int = 4  # random starts that are raced on the first particles
+    race_starts: int = 4  # random starts that are raced on the first particles; 1: no rivals
     race_particles: int = 1000
     race_epochs: int = 3  # times the race presents them
     minibatch_initial: int = 50
@@ -113,10 +113,17 @@ class EngineSettings:
             "race_particles": self.race_particles,
             "race_epochs": self.race_epochs,
             "minibatch_final": self.minibatch_final,
+            "initial_resolution_angstrom": self.initial_resolution_angstrom,
+            "mask_diameter_angstrom": self.mask_diameter_angstrom,
+            "particles_to_use": self.particles_to_use,
         }
         for name, value in positive.items():
-            if value <= 0:
+            if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
+        if self.max_shift_angstrom is not None and not self.max_shift_angstrom >= 0:
+            raise ValueError(f"max_shift_angstrom must be 0 or more, not {self.max_shift_angstrom}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, not {self.seed}")
         if not 0 <= self.class_similarity <= 1:
             raise ValueError(f"class_similarity must be 0 to 1, not {self.class_similarity}")
         if self.replay_passes is not None and self.replay_passes < 0:

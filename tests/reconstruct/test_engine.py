@@ -345,10 +345,11 @@ def test_one_particle_alone_is_a_session() -> None:
     assert np.all(np.isfinite(done.engine.snapshot().classes[0].volume))
 
 
-def test_one_start_needs_no_race() -> None:
+def test_one_start_has_no_rivals_and_claims_nothing_before_its_halves_part() -> None:
     done = run(replace(SETTINGS, race_starts=1, replay_passes=0), particles(200))
-    assert sum(report.replayed_particles for report in done.reports) == 0
-    assert not any(event.kind == "race" for report in done.reports for event in report.events)
+    found = [i for i, r in enumerate(done.reports) for event in r.events if event.kind == "race"]
+    assert len(found) == 1
+    assert all(r.resolution_angstrom == (None,) for r in done.reports[: found[0]])
 
 
 def test_optics_groups_are_told_apart_by_their_constants() -> None:
