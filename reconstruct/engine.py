@@ -36,7 +36,7 @@ from reconstruct.memory import plan_memory
 from reconstruct.noise import NoiseSpectra, normalise
 from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
-from reconstruct.snapshot import class_snapshots, honest_resolution
+from reconstruct.snapshot import class_snapshots, honest_resolution, tells_signal
 from reconstruct.store import ParticleStore, ctf_parameters
 from reconstruct.symmetry import parse_group
 from reconstruct.types import (
@@ -410,9 +410,10 @@ class Engine:
         )
 
     def _resolutions(self) -> tuple[float | None, ...]:
-        if self._racing:
+        leader = self._leader
+        if self._racing or not tells_signal(leader.evidence, self._trained):
             return (None,) * self.settings.n_classes
-        return tuple(honest_resolution(fsc, self.geometry.box_angstrom) for fsc in self._leader.fsc)
+        return tuple(honest_resolution(fsc, self.geometry.box_angstrom) for fsc in leader.fsc)
 
     @property
     def step_radius(self) -> int:

@@ -14,7 +14,13 @@ from reconstruct.store import ParticleStore
 from reconstruct.types import ClassSnapshot
 from reconstruct.update import box_volume
 
-__all__ = ["class_snapshot", "class_snapshots", "honest_resolution", "view_histogram"]
+__all__ = [
+    "class_snapshot",
+    "class_snapshots",
+    "honest_resolution",
+    "tells_signal",
+    "view_histogram",
+]
 
 VIEW_BINS = (18, 36)  # tilt 0..pi, rot -pi..pi
 
@@ -31,6 +37,16 @@ def honest_resolution(
     if float(fsc[1]) < threshold:
         return None
     return resolution_at(fsc, box_angstrom, threshold)
+
+
+def tells_signal(evidence: float, particles: int) -> bool:
+    """Whether the evidence per particle (nats) is more than a map of pure noise would have.
+
+    Such a map explains the images it was made from, the better the fewer they are: 6.2 nats for 400
+    images of noise, 4.9 for 800, 3.7 for 2,000 (real apoferritin: 59; the ribosome set: 300).
+    Under 300 particles a resolution would be a guess whatever the evidence.
+    """
+    return particles >= 300 and evidence >= 4.0 + 2400.0 / particles
 
 
 def view_histogram(rotations: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
@@ -67,7 +83,7 @@ def class_snapshot(
         resolution_angstrom=resolution_angstrom,
         particles=len(rotations),
         occupancy=float(learner.class_share[k]),
-        effective_particles=float(learner.mass[k]),
+        effective_particles=min(float(learner.mass[k]), float(len(rotations))),
         view_histogram=view_histogram(rotations),
     )
 

@@ -252,6 +252,14 @@ def test_phases_come_in_order_and_the_race_is_told() -> None:
     assert max(radii) <= plain().engine.max_radius
 
 
+def test_pure_noise_gets_no_resolution() -> None:
+    images = simulated(360).particle_images()
+    noise = np.random.default_rng(0).standard_normal(images.images.shape).astype(np.float32)
+    done = run(SETTINGS, replace(images, images=noise))
+    assert all(report.resolution_angstrom == (None,) for report in done.reports)
+    assert done.engine.snapshot().classes[0].resolution_angstrom is None
+
+
 def test_no_resolution_is_claimed_during_the_race() -> None:
     for report in plain().reports:
         if report.phase == "initial":
