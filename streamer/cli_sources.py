@@ -27,7 +27,10 @@ def _microscope(
         Path | None,
         typer.Argument(help="Play these particles (.star or .cs) instead of simulated ones."),
     ] = None,
-    count: Annotated[int, typer.Option("--particles", min=1, help="How many to simulate.")] = 3000,
+    count: Annotated[
+        int | None,
+        typer.Option("--particles", min=1, help="How many; default: all of a file, or 3000."),
+    ] = None,
     box: Annotated[int, typer.Option("--box", min=16, help="Box of simulated particles.")] = 64,
     pixel_size: Annotated[float, typer.Option("--pixel-size", help="Their pixel size, Å.")] = 5.0,
     snr: Annotated[float, typer.Option("--snr", help="Their signal-to-noise ratio.")] = 0.1,
@@ -54,10 +57,9 @@ def _microscope(
     """Be a microscope: send simulated particles, or those of a file, micrograph by micrograph."""
     from collections.abc import Iterable
 
-    from reconstruct.io.table import ParticleTable
     from schemas.topics import Topics
     from streamer.microscope import Clock, Pace, play
-    from streamer.microscope_sources import Batch
+    from streamer.microscope_sources import Batch, batches_from_micrographs
     from streamer.parts import StopRequest
     from streamer.run import read_particles, wait_or_stop
     from streamer.service import open_bus
@@ -65,15 +67,21 @@ def _microscope(
 
     settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
     console, _ = consoles()
-    given: Iterable[Batch] | ParticleTable
+    given: Iterable[Batch]
     if particles is not None:
-        given = read_particles(
+        table = read_particles(
             particles,
             data_root=data_root,
             aberrations="neglect" if neglect_aberrations else "refuse",
         )
+        given = batches_from_micrographs(
+            table,
+            session_id=settings.session,
+            payload="reference" if reference else "inline",
+            limit=count,
+        )
     else:
-        given = _simulated(settings.session, count, box, pixel_size, snr=snr, seed=seed)
+        given = _simulated(settings.session, count or 3000, box, pixel_size, snr=snr, seed=seed)
     stop = StopRequest()
     with stop_on_signals(stop, budget_s=30.0), open_bus(settings) as transport:
         for sent in play(
@@ -82,7 +90,6 @@ def _microscope(
             session_id=settings.session,
             pace=Pace(particles_per_second=rate),
             topics=Topics(settings.topics_prefix),
-            payload="reference" if reference else "inline",
             end_session=end,
             clock=Clock(wait=lambda seconds: wait_or_stop(stop, seconds)),
         ):

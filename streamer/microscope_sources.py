@@ -81,10 +81,17 @@ def batches_from_micrographs(
     session_id: str,
     payload: PayloadKind = "inline",
     reference_root: Path | None = None,
+    limit: int | None = None,
 ) -> Iterator[Batch]:
-    """Give a table's particles, one batch per micrograph, in the order of their first rows."""
+    """Give a table's particles, one batch per micrograph, in the order of their first rows.
+
+    Parameters
+    ----------
+    limit
+        Give only the first so many rows of the table.
+    """
     members: dict[str, list[int]] = {}
-    for row, micrograph in enumerate(table.micrograph_names):
+    for row, micrograph in enumerate(table.micrograph_names[:limit]):
         members.setdefault(micrograph, []).append(row)
     for rows in members.values():
         yield from batches_from_table(

@@ -271,3 +271,10 @@ def test_aberrations_are_refused_with_the_flag_that_neglects_them(
         assert "--neglect-aberrations" in one_line(done.stderr)
         done = inside(*command, str(tilted), bus, "--neglect-aberrations", *more)
         assert done.returncode == 0, done.stderr
+
+
+def test_the_microscope_sends_no_more_of_a_file_than_asked(star: Path, tmp_path: Path) -> None:
+    bus = f"--bus=sqlite:///{tmp_path}/bus.db"
+    done = inside("microscope", str(star), bus, "--particles=150")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("sent particles=50 total=150 ")
