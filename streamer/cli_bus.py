@@ -112,7 +112,8 @@ def control(
     console.print(f"{reply.outcome}: {reply.detail}".rstrip(": "), markup=False, highlight=False)
     if reply.status is not None:
         for name, value in reply.status.model_dump().items():
-            console.print(f"  {name} = {value}", markup=False, highlight=False)
+            shown = "none yet" if value is None else value
+            console.print(f"  {name} = {shown}", markup=False, highlight=False)
     if reply.outcome == "refused":
         raise typer.Exit(1)
 

@@ -26,7 +26,7 @@ from streamer.outbox import producer_name
 from streamer.state import SessionState as State
 from streamer.transports.base import TopicPartition, Transport
 
-__all__ = ["apply", "ask", "reply_id", "session_status"]
+__all__ = ["activity_after", "apply", "ask", "reply_id", "session_status"]
 
 _POLL_WAIT_S = 0.2
 
@@ -63,6 +63,23 @@ def apply(
                 state.end_at = dict(ends())
             state.paused = False
             return "accepted", "Training what is in the log, then publishing the last maps."
+
+
+def activity_after(state: State, shown: SessionState | None) -> SessionState:
+    """Say what a session is doing now that a request has been obeyed.
+
+    Parameters
+    ----------
+    shown
+        What it did before; the loop shows the new activity only when it goes on.
+    """
+    if shown in ("finishing", "ended"):
+        return shown
+    if state.paused:
+        return "paused"
+    if shown in (None, "paused"):
+        return "running" if state.engine is not None and state.engine.ready else "waiting"
+    return shown
 
 
 def session_status(state: State, activity: SessionState) -> SessionStatus:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from schemas.codec import CodecError, decode
 from schemas.control import ControlReply, ControlRequest
 from schemas.control import SessionState as Activity
-from streamer.control import apply, reply_id, session_status
+from streamer.control import activity_after, apply, reply_id, session_status
 from streamer.intake import Refused
 from streamer.outbox import Outgoing
 from streamer.parts import Parts
@@ -74,7 +74,7 @@ class Desk:
                 action=request.action,
                 outcome=outcome,
                 detail=detail,
-                status=session_status(state, self.activity or "waiting"),
+                status=session_status(state, activity_after(state, self.activity)),
             )
             parts.outbox.say([Outgoing(parts.topics.control_replies, reply)])
 

@@ -217,11 +217,12 @@ def test_a_running_session_answers_requests(bus: str, prefix: str, tmp_path: Pat
         status = inside("control", "status", *where)
         assert status.returncode == 0, status.stderr
         assert "particles_received = 0" in status.stdout
-        assert inside("control", "pause", *where).returncode == 0
+        assert "last_snapshot_id = none yet" in status.stdout
+        assert "state = paused" in inside("control", "pause", *where).stdout
         refused = inside("control", "snapshot", *where)
         assert refused.returncode == 1
         assert "no maps yet" in refused.stdout
-        assert inside("control", "resume", *where).returncode == 0
+        assert "state = waiting" in inside("control", "resume", *where).stdout
         assert inside("control", "end", *where).returncode == 0
         assert process.wait(60) == 0
 
