@@ -195,7 +195,7 @@ def run(
         int | None, typer.Option("--passes", help="Replays of all particles at the end.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--particles", help="Use only so many particles.")
+        int | None, typer.Option("--particles", min=1, help="Use only so many particles.")
     ] = None,
     follow: Annotated[
         bool, typer.Option("--follow", help="Watch the file grow until --idle-end, or Ctrl-C.")

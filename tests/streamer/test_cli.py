@@ -206,8 +206,8 @@ def test_a_real_session_of_files_gives_every_particle(
         (("--symmetry=D100",), "symmetry must be C1 to C99"),
         (("--symmetry=I1",), "Give --symmetry I"),
         (("--classes=0",), "n_classes must be above 0"),
-        (("--seed=-1",), "engine.seed must be 0 or more"),
-        (("--particles=0",), "engine.particles_to_use must be 1 or more"),
+        (("--seed=-1",), "seed must be 0 or more"),
+        (("--set=engine.particles_to_use=0",), "particles_to_use must be above 0"),
         (("--max-resolution=100",), "ask for at most"),
         (("--device=tpu",), "setting device"),
         (("--device=cuda:99",), "--device cpu or auto"),
@@ -278,3 +278,10 @@ def test_the_microscope_sends_no_more_of_a_file_than_asked(star: Path, tmp_path:
     done = inside("microscope", str(star), bus, "--particles=150")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("sent particles=50 total=150 ")
+
+
+def test_no_particles_at_all_is_refused_where_it_is_typed(star: Path, tmp_path: Path) -> None:
+    done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--particles=0")
+    assert done.returncode == 2
+    assert "'--particles'" in done.stderr
+    assert not (tmp_path / "o").exists()
