@@ -50,16 +50,16 @@ def subscribe(
     from schemas.topics import Topics
     from streamer import subscribe as subscriber
     from streamer.parts import StopRequest
-    from streamer.service import ensure_topics, open_bus, writable_folder
+    from streamer.service import ensure_topics, open_existing_bus, writable_folder
     from streamer.signals import stop_on_signals
 
     settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
     console, _ = consoles()
-    writable_folder(to)
     topics = Topics(settings.topics_prefix)
     stop = StopRequest()
-    with stop_on_signals(stop, budget_s=30.0), open_bus(settings) as transport:
+    with stop_on_signals(stop, budget_s=30.0), open_existing_bus(settings) as transport:
         ensure_topics(transport, topics)
+        writable_folder(to)
         for received in subscriber.subscribe(
             transport,
             topics,
@@ -89,12 +89,12 @@ def control(
     from schemas.topics import Topics
     from streamer.control import ask
     from streamer.errors import ServiceError
-    from streamer.service import ensure_topics, open_bus
+    from streamer.service import ensure_topics, open_existing_bus
 
     settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
     console, _ = consoles()
     topics = Topics(settings.topics_prefix)
-    with open_bus(settings) as transport:
+    with open_existing_bus(settings) as transport:
         ensure_topics(transport, topics)
         reply = ask(
             transport,
@@ -132,13 +132,13 @@ def list_letters(
 
     from schemas.topics import Topics
     from streamer.dead_letter import letters
-    from streamer.service import ensure_topics, open_bus
+    from streamer.service import ensure_topics, open_existing_bus
 
     settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
     console, _ = consoles()
     table = Table("number", "what", "from", "bytes", "reason", "detail", box=None)
     topics = Topics(settings.topics_prefix)
-    with open_bus(settings) as transport:
+    with open_existing_bus(settings) as transport:
         ensure_topics(transport, topics)
         for letter in letters(transport, topics, session_id=settings.session):
             record = letter.record
@@ -173,12 +173,12 @@ def show_letter(
     from schemas.topics import Topics
     from streamer.dead_letter import letters
     from streamer.errors import ConfigurationError
-    from streamer.service import ensure_topics, open_bus
+    from streamer.service import ensure_topics, open_existing_bus
 
     settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
     console, _ = consoles()
     topics = Topics(settings.topics_prefix)
-    with open_bus(settings) as transport:
+    with open_existing_bus(settings) as transport:
         ensure_topics(transport, topics)
         for letter in letters(transport, topics, session_id=settings.session):
             if letter.number == number:
@@ -203,12 +203,12 @@ def replay_letters(
     from schemas.topics import Topics
     from streamer.dead_letter import letters, replay
     from streamer.errors import ConfigurationError
-    from streamer.service import ensure_topics, open_bus
+    from streamer.service import ensure_topics, open_existing_bus
 
     settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
     console, _ = consoles()
     topics = Topics(settings.topics_prefix)
-    with open_bus(settings) as transport:
+    with open_existing_bus(settings) as transport:
         ensure_topics(transport, topics)
         found = {
             letter.number: letter

@@ -25,13 +25,15 @@ from streamer.outbox import Outbox
 from streamer.parts import Parts, StopRequest
 from streamer.publish import Publisher
 from streamer.state import EngineFactory, SessionState, from_checkpoint
-from streamer.transports import open_transport
+from streamer.transports import open_transport, sqlite_path
 from streamer.transports.base import KafkaSecurity, TopicSpec, Transport
+from streamer.transports.errors import BusUnreachableError
 
 __all__ = [
     "Finished",
     "ensure_topics",
     "open_bus",
+    "open_existing_bus",
     "run_session",
     "writable_folder",
 ]
@@ -68,6 +70,20 @@ def open_bus(settings: Settings) -> Transport:
         password=None if kafka.sasl_password is None else kafka.sasl_password.get_secret_value(),
     )
     return open_transport(settings.bus, security=security)
+
+
+def open_existing_bus(settings: Settings) -> Transport:
+    """Open the configured bus for those who have no use for a new, empty one.
+
+    Raises
+    ------
+    TransportError
+        There is none, it does not answer, or the address is not understood.
+    """
+    path = sqlite_path(settings.bus)
+    if path is not None and not path.exists():
+        raise BusUnreachableError(f"no such bus {settings.bus}: start serve first, or mend --bus")
+    return open_bus(settings)
 
 
 def ensure_topics(transport: Transport, topics: Topics) -> None:

@@ -16,7 +16,7 @@ from streamer.transports.base import (
     TransportError,
 )
 
-__all__ = ["open_transport"]
+__all__ = ["open_transport", "sqlite_path"]
 
 
 def open_transport(
@@ -51,12 +51,22 @@ def open_transport(
     if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
         from streamer.transports.embedded import open_sqlite
 
-        return open_sqlite(Path(unquote(rest[1:])), max_record_bytes=max_record_bytes)
+        return open_sqlite(_path(rest), max_record_bytes=max_record_bytes)
     if scheme == "memory":
         from streamer.transports.embedded import open_memory
 
         return open_memory(rest, max_record_bytes=max_record_bytes)
     raise _bad_address(url)
+
+
+def sqlite_path(url: str) -> Path | None:
+    """Give the file of a SQLite bus, whether it is there or not; None for other buses."""
+    scheme, _, rest = url.partition("://")
+    return _path(rest) if scheme == "sqlite" else None
+
+
+def _path(rest: str) -> Path:
+    return Path(unquote(rest[1:]))
 
 
 def _bad_address(url: str) -> TransportError:

@@ -30,7 +30,14 @@ _numbers = itertools.count()
 def bus(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "kafka":
         return f"kafka://{request.getfixturevalue('kafka_bootstrap')}"
-    return f"sqlite:///{tmp_path}/bus.db"
+    return new_bus(tmp_path)
+
+
+def new_bus(folder: Path) -> str:
+    """Make a bus of one file: who asks before ``serve`` is up would be told that there is none."""
+    url = f"sqlite:///{folder}/bus.db"
+    open_transport(url).close()
+    return url
 
 
 @pytest.fixture
@@ -243,7 +250,7 @@ def test_a_twin_takes_over_and_the_older_says_why_it_stops(
 
 
 def test_dead_letters_are_listed_shown_and_replayed(tmp_path: Path) -> None:
-    bus = f"sqlite:///{tmp_path}/bus.db"
+    bus = new_bus(tmp_path)
     where = ("--bus", bus, "--prefix", "dead", "--session", "grid1")
     topics = Topics("dead")
     assert inside("dead-letter", "list", *where).stdout.strip() == "no dead letters"

@@ -285,3 +285,23 @@ def test_no_particles_at_all_is_refused_where_it_is_typed(star: Path, tmp_path: 
     assert done.returncode == 2
     assert "'--particles'" in done.stderr
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("control", "status"),
+        ("subscribe", "--to=maps"),
+        ("dead-letter", "list"),
+        ("dead-letter", "show", "1"),
+        ("dead-letter", "replay", "1"),
+    ],
+)
+def test_a_bus_that_is_not_there_is_not_made_by_those_who_ask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = inside(*command, "--bus=sqlite:///none.db")
+    assert done.returncode == 6
+    assert "no such bus sqlite:///none.db: start serve first" in one_line(done.stderr)
+    assert list(tmp_path.iterdir()) == []
