@@ -1,6 +1,7 @@
 """`doctor`: look at everything a session depends on, and say how to mend what is wrong.
 
-Each check gives one line; nothing is changed, except that a probe file is written and removed.
+Each check gives one line; nothing is made or changed, except that a probe file is written into
+folders that exist and removed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from streamer.config import Settings
 from streamer.engines import check_engine_settings, open_device
 from streamer.errors import ServiceError
 from streamer.service import open_bus, writable_folder
+from streamer.transports import sqlite_path
 from streamer.transports.errors import TransportError
 
 __all__ = ["Finding", "examine"]
@@ -51,6 +53,14 @@ def examine(settings: Settings) -> Iterator[Finding]:
 
 
 def _bus(settings: Settings) -> Iterator[Finding]:
+    path = sqlite_path(settings.bus)
+    if path is not None and not path.exists():
+        if _can_make(path, up_to=path.resolve().parent):
+            yield Finding("bus", "good", f"{settings.bus} is not there yet: serve makes it")
+        else:
+            words = f"{settings.bus} cannot be made: make its folder or mend its permissions"
+            yield Finding("bus", "bad", words)
+        return
     try:
         with open_bus(settings) as transport:
             transport.check()
@@ -78,6 +88,13 @@ def _bus(settings: Settings) -> Iterator[Finding]:
 
 def _folders(settings: Settings) -> Iterator[Finding]:
     for what, folder in (("output", settings.out), ("state", settings.state_folder)):
+        if not folder.exists():
+            if _can_make(folder):
+                yield Finding(what, "good", f"{folder} is not there yet: serve makes it")
+            else:
+                words = f"{folder} cannot be made: give another with --out, or change permissions"
+                yield Finding(what, "bad", words)
+            continue
         try:
             writable_folder(folder)
         except ServiceError as error:
@@ -89,6 +106,12 @@ def _folders(settings: Settings) -> Iterator[Finding]:
             yield Finding(what, "warning", words + ": checkpoints need a few GiB")
         else:
             yield Finding(what, "good", words)
+
+
+def _can_make(path: Path, *, up_to: Path | None = None) -> bool:
+    """Whether the nearest folder above that exists, or ``up_to``, can be written into."""
+    above = up_to or next(one for one in path.absolute().parents if one.exists())
+    return above.is_dir() and os.access(above, os.W_OK | os.X_OK)
 
 
 def _roots(settings: Settings) -> Iterator[Finding]:

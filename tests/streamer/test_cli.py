@@ -19,6 +19,7 @@ from reconstruct.io.star import read_star
 from reconstruct.simulate import SimulationSettings, Species, simulate
 from reconstruct.structures import demo_particle
 from reconstruct.types import Geometry
+from streamer.transports import open_transport
 from tests.integration.processes import inside, run
 from tests.streamer.fake_engine import FakeEngine
 
@@ -163,10 +164,21 @@ def test_the_demo_runs_from_the_first_particle_to_the_report(tmp_path: Path, sum
 
 def test_doctor_says_what_is_wrong_and_changes_nothing(tmp_path: Path) -> None:
     bus = f"sqlite:///{tmp_path}/bus.db"
-    done = inside("doctor", f"--bus={bus}", f"--out={tmp_path / 'o'}")
+    arguments = ("doctor", f"--bus={bus}", f"--out={tmp_path / 'o'}")
+    done = inside(*arguments)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("is not there yet: serve makes it") == 3
+    assert list(tmp_path.iterdir()) == []
+    open_transport(bus).close()
+    (tmp_path / "o").mkdir()
+    done = inside(*arguments)
     assert done.returncode == 0, done.stdout
     assert "answers" in done.stdout
-    assert list((tmp_path / "o").rglob("*.tmp")) == []
+    assert list((tmp_path / "o").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    bad = inside("doctor", f"--bus={bus}", f"--out={tmp_path / 'file' / 'o'}")
+    assert bad.returncode == 1
+    assert "cannot be made" in bad.stdout
     bad = inside("doctor", "--bus=sqlite:////nowhere/bus.db", f"--out={tmp_path / 'o'}")
     assert bad.returncode == 1
     assert "BAD" in bad.stdout
