@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from contextvars import ContextVar
@@ -124,10 +125,7 @@ class Settings(BaseSettings):
         env_prefix="ABINITIO_", env_nested_delimiter="__", frozen=True, extra="forbid"
     )
 
-    bus: str = Field(
-        default="sqlite:///abinitio-live.sqlite",
-        pattern=r"^(kafka://[^/]+|sqlite:///.+|memory://.+)$",
-    )
+    bus: str = "sqlite:///abinitio-live.sqlite"
     topics_prefix: _Name = "abinitio"
     session: _Name = "default"
     out: Path = Path("out")
@@ -141,6 +139,13 @@ class Settings(BaseSettings):
     batch: BatchSettings = BatchSettings()
     metrics: MetricsSettings = MetricsSettings()
     limits: LimitSettings = LimitSettings()
+
+    @field_validator("bus")
+    @classmethod
+    def _known_kind_of_bus(cls, value: str) -> str:
+        if not re.match(r"kafka://[^/]+|sqlite:///.+|memory://.+", value):
+            raise ValueError("must be kafka://host:port, sqlite:///path/to/bus.db or memory://name")
+        return value
 
     @field_validator("engine", mode="before")
     @classmethod

@@ -317,3 +317,11 @@ def test_a_bus_that_is_not_there_is_not_made_by_those_who_ask(
     assert done.returncode == 6
     assert "no such bus sqlite:///none.db: start serve first" in one_line(done.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bus", ["nonsense", "sqlite://bus.db", "kafka://", "http://host"])
+def test_a_bus_of_no_known_kind_is_told_the_three_there_are(bus: str) -> None:
+    done = inside("control", "status", f"--bus={bus}")
+    assert done.returncode == 2
+    forms = "must be kafka://host:port, sqlite:///path/to/bus.db or memory://name"
+    assert forms in one_line(done.stderr)
