@@ -7,6 +7,7 @@ heavy is imported before a command needs it, so ``--help`` is quick.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import json
 import os
 import sys
@@ -70,6 +71,26 @@ NeglectAberrations = Annotated[
 MetricsPort = Annotated[
     int | None, typer.Option("--metrics-port", help="Port of the metrics; 0 takes a free one.")
 ]
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            found = importlib.metadata.version("abinitio-live")
+        except importlib.metadata.PackageNotFoundError:
+            found = "0+source"
+        typer.echo(f"abinitio-live {found}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which it is."),
+    ] = False,
+) -> None:
+    del version
 
 
 def settings_from(config: Path | None, assign: Sequence[str] | None, **flags: Any) -> Settings:

@@ -325,3 +325,9 @@ def test_a_bus_of_no_known_kind_is_told_the_three_there_are(bus: str) -> None:
     assert done.returncode == 2
     forms = "must be kafka://host:port, sqlite:///path/to/bus.db or memory://name"
     assert forms in one_line(done.stderr)
+
+
+def test_the_version_is_one_line() -> None:
+    done = inside("--version")
+    assert done.returncode == 0
+    assert re.fullmatch(r"abinitio-live \d\S*\n", done.stdout)
