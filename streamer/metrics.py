@@ -13,7 +13,14 @@ import time
 from collections.abc import Callable, Collection
 from typing import Final, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 from prometheus_client.exposition import choose_encoder
 
 from reconstruct.quality import RESOLUTION_FSC
@@ -54,6 +61,7 @@ class Metrics:
         dead_letter_reasons: Collection[str] = (),
         clock: Callable[[], float] = time.time,
     ) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series per counter
         self._registry = CollectorRegistry()
         self._clock = clock
         self._n_classes = 0

@@ -248,3 +248,10 @@ def test_a_taken_port_stops_with_a_remedy() -> None:
         pytest.raises(ConfigurationError, match="port"),
     ):
         StatusServer(Metrics(), lambda: Health(True, True), port=server.port)
+
+
+def test_no_series_tells_when_a_counter_was_made() -> None:
+    for accept in ("", "application/openmetrics-text"):
+        text = Metrics().exposition(accept)[0].decode()
+        assert "_total" in text
+        assert "_created" not in text
