@@ -20,7 +20,12 @@ if TYPE_CHECKING:
     from reconstruct.backend import Backend
     from reconstruct.engine import Engine
 
-__all__ = ["DeviceEngines", "check_engine_settings", "check_geometry", "open_device"]
+__all__ = [
+    "DeviceEngines",
+    "check_engine_settings",
+    "check_geometry",
+    "open_device",
+]
 
 _LEAST = {  # what the engine can honour, beyond what its settings refuse by themselves
     "initial_resolution_angstrom": 0.1,
@@ -103,8 +108,8 @@ def check_engine_settings(settings: EngineSettings) -> None:
         )
 
 
-def check_geometry(settings: EngineSettings, geometry: Geometry) -> None:
-    """Refuse settings that this box and pixel size cannot honour.
+def check_geometry(settings: EngineSettings, geometry: Geometry) -> str:
+    """Refuse settings that this box and pixel size cannot honour; say what is clamped, if any.
 
     Raises
     ------
@@ -114,9 +119,16 @@ def check_geometry(settings: EngineSettings, geometry: Geometry) -> None:
     from reconstruct.layout import make_layout
 
     try:
-        make_layout(settings, geometry)
+        shells = make_layout(settings, geometry).max_radius
     except ValueError as error:
         raise ConfigurationError(str(error), _REMEDY) from error
+    edge = geometry.box_angstrom
+    if int(edge / settings.max_resolution_angstrom) <= shells:
+        return ""
+    return (
+        f"max_resolution_angstrom {settings.max_resolution_angstrom:g} is finer than this box and "
+        f"pixel size allow; {edge / shells:.1f} A is used"
+    )
 
 
 _REMEDY = "Correct the flag, the ABINITIO_ variable or the line of the settings file"

@@ -25,7 +25,11 @@ from streamer.adapt import batches_from_table
 from streamer.attach import BATCH_PARTICLES, Following, follow_file
 from streamer.config import Settings
 from streamer.contrast import contrast_of_table, decide_sign
-from streamer.engines import check_engine_settings, check_geometry, open_device
+from streamer.engines import (
+    check_engine_settings,
+    check_geometry,
+    open_device,
+)
 from streamer.errors import ConfigurationError
 from streamer.host import host_session
 from streamer.microscope import play
@@ -123,7 +127,9 @@ def run_file(
     if following is None:
         table = read_particles(path, data_root=data_root, aberrations=aberrations)
         if table.box is not None:
-            check_geometry(settings.engine, Geometry(table.box, table.pixel_size_angstrom))
+            geometry = Geometry(table.box, table.pixel_size_angstrom)
+            if words := check_geometry(settings.engine, geometry):
+                say(words)
         batches = _batches_once(settings, table, say)
         roots = tuple(sorted({Path(os.path.abspath(stack)).parent for stack in table.stacks}))
     else:
