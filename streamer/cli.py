@@ -129,10 +129,14 @@ def consoles() -> tuple[Console, Console]:
 
 def _tell_end(console: Console, settings: Settings, finished: Finished) -> None:
     books = finished.state.balance()
+    limit = settings.engine.particles_to_use
+    cut = limit is not None and books.trained == limit < books.received
+    limited = f"; {limit} of {books.received} used (--particles)" if cut else ""
     words = "ended" if finished.outcome == "ended" else "stopped before its end"
     console.print(
         f"session {settings.session} {words}: {books.trained} particles trained of "
-        f"{books.received} received, {books.quarantined} quarantined, {books.duplicate} duplicate",
+        f"{books.received} received, {books.quarantined} quarantined, {books.duplicate} duplicate"
+        f"{limited}",
         markup=False,
         highlight=False,
         soft_wrap=True,

@@ -39,11 +39,16 @@ class FakeEngine:
 
     @property
     def ready(self) -> bool:
-        return len(self._ids) - self._trained >= self._settings.minibatch_initial
+        return self._usable - self._trained >= self._settings.minibatch_initial
 
     @property
     def particles_stored(self) -> int:
         return len(self._ids)
+
+    @property
+    def _usable(self) -> int:
+        limit = self._settings.particles_to_use
+        return len(self._ids) if limit is None else min(limit, len(self._ids))
 
     def add(self, particles: ParticleImages) -> None:
         self._ids = np.concatenate([self._ids, particles.particle_ids])
@@ -53,12 +58,12 @@ class FakeEngine:
         return self._update(self._trained, self._trained + self._settings.minibatch_initial)
 
     def finish(self) -> Iterator[StepReport]:
-        if self._trained < len(self._ids):
-            yield self._update(self._trained, len(self._ids))
+        if self._trained < self._usable:
+            yield self._update(self._trained, self._usable)
         passes = self._settings.replay_passes
         while self._replays_done < (2 if passes is None else passes):
             self._replays_done += 1
-            yield self._update(0, len(self._ids))
+            yield self._update(0, self._usable)
 
     def _update(self, start: int, stop: int) -> StepReport:
         for row in range(start, stop):

@@ -18,7 +18,8 @@ from reconstruct.io.simulated import write_set
 from reconstruct.io.star import read_star
 from reconstruct.simulate import SimulationSettings, Species, simulate
 from reconstruct.structures import demo_particle
-from reconstruct.types import Geometry
+from reconstruct.types import EngineSettings, Geometry
+from streamer.engines import check_geometry
 from streamer.transports import open_transport
 from tests.integration.processes import inside, run
 from tests.streamer.fake_engine import FakeEngine
@@ -331,3 +332,17 @@ def test_the_version_is_one_line() -> None:
     done = inside("--version")
     assert done.returncode == 0
     assert re.fullmatch(r"abinitio-live \d\S*\n", done.stdout)
+
+
+def test_finer_detail_than_the_box_has_is_said_to_be_clamped() -> None:
+    geometry = Geometry(64, 3.0)  # 32 - 3 shells of 192 A
+    words = check_geometry(EngineSettings(max_resolution_angstrom=4.0), geometry)
+    assert words.endswith("; 6.6 A is used")
+    assert check_geometry(EngineSettings(max_resolution_angstrom=7.0), geometry) == ""
+
+
+def test_a_run_of_some_particles_says_so_at_its_end(star: Path, tmp_path: Path, sums: None) -> None:
+    arguments = ("run", str(star), f"--out={tmp_path / 'o'}", "--passes=0",
+                 "--set=engine.minibatch_initial=50")  # fmt: skip
+    assert "(--particles)" not in inside(*arguments).stdout
+    assert f"; 50 of {N} used (--particles)" in inside(*arguments, "--particles=50").stdout
