@@ -17,7 +17,7 @@ from reconstruct.types import ClassSnapshot, FloatArray, Snapshot
 from streamer.drawing import MUTED, Page, class_colour, resolution_ticks, style_axes
 from streamer.views import fourier_coverage, orientation_coverage, view_density
 
-__all__ = ["draw_fsc", "draw_sizes", "draw_views", "unassigned"]
+__all__ = ["draw_fsc", "draw_sizes", "draw_views", "is_limited", "unassigned"]
 
 _VIEW_COLOURS = LinearSegmentedColormap.from_list(
     "views", ["#f4f7fa", "#a9cbe6", "#4f93c9", "#1f5a9b", "#0d2d5e", "#06152f"]
@@ -52,7 +52,7 @@ def draw_fsc(
         if item.resolution_angstrom is not None:
             axes.plot(
                 1 / item.resolution_angstrom,
-                RESOLUTION_FSC,
+                max(RESOLUTION_FSC, float(item.fsc[_last_shell(item.fsc)])),
                 "o",
                 color=colour,
                 ms=6,
@@ -139,6 +139,11 @@ def draw_views(page: Page, left: float, top: float, width: float, item: ClassSna
 def unassigned(snapshot: Snapshot) -> int:
     """Particles seen that are in no class."""
     return max(0, snapshot.particles_seen - sum(item.particles for item in snapshot.classes))
+
+
+def is_limited(item: ClassSnapshot) -> bool:
+    """Whether the curve ends above the threshold: the map is at least as good as it says."""
+    return float(item.fsc[_last_shell(item.fsc)]) >= RESOLUTION_FSC
 
 
 def _last_shell(fsc: FloatArray) -> int:

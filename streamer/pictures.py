@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from reconstruct.types import ClassSnapshot, FloatArray, Snapshot
 from streamer.drawing import GRID, INK, MUTED, Page, class_colour, resolution_words
-from streamer.panels import draw_fsc, draw_sizes, draw_views, unassigned
+from streamer.panels import draw_fsc, draw_sizes, draw_views, is_limited, unassigned
 from streamer.preview import central_slices, fourier_resize, grey_levels, projections
 
 __all__ = ["snapshot_png"]
@@ -112,7 +112,9 @@ def _draw_header(page: Page, snapshot: Snapshot, title: str) -> None:
     if len(snapshot.classes) == 1:
         resolution = snapshot.classes[0].resolution_angstrom
         page.text(right, 50, resolution_words(resolution), size=21, bold=True, across="right")
-        words = "resolution" + (f"  ·  {title}" if title else "")
+        limited = resolution is not None and is_limited(snapshot.classes[0])
+        words = "resolution or better" if limited else "resolution"
+        words += f"  ·  {title}" if title else ""
         page.text(right, 80, words, size=11, colour=MUTED, across="right")
     else:
         page.text(right, 50, title or " ", size=13, colour=INK, across="right")
