@@ -27,14 +27,6 @@ __all__ = [
     "open_device",
 ]
 
-_LEAST = {  # what the engine can honour, beyond what its settings refuse by themselves
-    "initial_resolution_angstrom": 0.1,
-    "mask_diameter_angstrom": 0.1,
-    "max_shift_angstrom": 0.0,
-    "particles_to_use": 1,
-    "seed": 0,
-}
-
 
 @dataclass(frozen=True)
 class DeviceEngines:
@@ -93,10 +85,6 @@ def check_engine_settings(settings: EngineSettings) -> None:
     for name, value in asdict(settings).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f"engine.{name} must be a number, not {value}", _REMEDY)
-        if value is not None and name in _LEAST and value < _LEAST[name]:
-            raise ConfigurationError(
-                f"engine.{name} must be {_LEAST[name]} or more, not {value}", _REMEDY
-            )
     try:
         group = parse_group(settings.symmetry)
     except ValueError as error:
