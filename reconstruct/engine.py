@@ -242,7 +242,7 @@ class Engine:
         return done >= most or self._leader.radius <= self._radius_at_pass
 
     def _train_new(self, rows: Rows) -> StepReport:
-        self._noise.count(np.asarray(self._store["optics_group"], dtype=np.intp)[rows])
+        self._noise.count(np.asarray(self._store["optics_group"][rows], dtype=np.intp))
         self._trained += len(rows)
         return self._with_symmetry(self._update(rows, new=len(rows), cold=self._racing))
 
@@ -325,6 +325,7 @@ class Engine:
         replay_pass: int | None = None,
     ) -> StepReport:
         leader_before = self._leader
+        half = self._store.half_of(rows)
         start = self._known_poses(rows) if local else None
         result: LearnResult | None = None
         evidence = 0.0
@@ -338,7 +339,7 @@ class Engine:
                     window = self._trained / (2.0 if replay_pass == 0 else 1.0)
                 found = learner.learn(
                     batch,
-                    self._store.half[rows],
+                    half,
                     window=window,
                     cold=cold,
                     workers=self._workers,

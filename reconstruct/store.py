@@ -55,7 +55,11 @@ class ParticleStore:
     @property
     def half(self) -> npt.NDArray[np.intp]:
         """Half-set of each particle, 0 or 1, from its identity."""
-        ids = np.asarray(self["particle_ids"], dtype=np.uint64)
+        return self.half_of(slice(None))
+
+    def half_of(self, rows: npt.NDArray[np.intp] | slice) -> npt.NDArray[np.intp]:
+        """Half-sets of the particles ``rows`` alone; an update needs no others."""
+        ids = np.asarray(self["particle_ids"][rows], dtype=np.uint64)
         mixed = ids * np.uint64(0x9E3779B97F4A7C15)
         return (mixed >> np.uint64(63)).astype(np.intp)
 

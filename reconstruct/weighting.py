@@ -78,7 +78,7 @@ class Weigher:
         ``noise_variance`` (groups, shells) is that of each component; ``optics`` of each group.
         """
         n = self._plane.count(radius)
-        group = np.asarray(store["optics_group"], dtype=np.intp)[rows]
+        group = np.asarray(store["optics_group"][rows], dtype=np.intp)
         wavelength = np.array([electron_wavelength_angstrom(o.voltage_kv) for o in optics])
         spherical = np.array([o.spherical_aberration_mm * 1e7 for o in optics])
         amplitude = np.array([o.amplitude_contrast for o in optics])
