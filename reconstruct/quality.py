@@ -17,6 +17,7 @@ from reconstruct.rotations import matrix_from_vector, rotation_grid
 
 __all__ = [
     "RESOLUTION_FSC",
+    "RESOLUTION_KIND",
     "Alignment",
     "align_to_truth",
     "crossing_radius",
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 RESOLUTION_FSC = 0.143  # half-map FSC at which a resolution is quoted
+RESOLUTION_KIND = f"half_map_fsc_{RESOLUTION_FSC}"  # what records and metrics call it
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]

@@ -23,20 +23,19 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import choose_encoder
 
-from reconstruct.quality import RESOLUTION_FSC
+from reconstruct.quality import RESOLUTION_KIND
 from reconstruct.types import Phase, Snapshot, StepReport
 from schemas.control import SessionState
 from streamer.ledger import Balance
 from streamer.views import fourier_coverage, orientation_coverage
 
-__all__ = ["LABELS", "RESOLUTION_KIND", "Metrics"]
+__all__ = ["LABELS", "Metrics"]
 
 LABELS: Final = frozenset(
     {"topic", "partition", "class", "reason", "phase", "kind", "stage", "state"}
 )
 """Every label a metric may have; each has few values and none names a particle or a file."""
 
-RESOLUTION_KIND: Final = f"half_map_fsc_{RESOLUTION_FSC}"
 
 _STEP_BUCKETS_SECONDS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 _DELAY_BUCKETS_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1800, 3600)

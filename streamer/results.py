@@ -23,13 +23,14 @@ from reconstruct.io.atomic import replace_atomically
 from reconstruct.io.cs_write import write_cs
 from reconstruct.io.star_write import write_star
 from reconstruct.io.table import ParticleTable, table_from_arrays
+from reconstruct.quality import RESOLUTION_KIND
 from reconstruct.types import Optics, Snapshot, StepReport
 from schemas.particles import particle_ids
 from streamer.config import Settings
 from streamer.findings import with_all_views
 from streamer.observe import Observer
 from streamer.publish import software_version
-from streamer.series import RESOLUTION_KIND, write_class_maps
+from streamer.series import write_class_maps
 from streamer.state import SessionState
 
 __all__ = ["ReportKeeper", "Usage", "write_results"]

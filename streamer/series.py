@@ -15,14 +15,12 @@ import numpy as np
 
 from reconstruct.io.atomic import replace_atomically, sha256_file
 from reconstruct.io.mrc import write_volume
-from reconstruct.quality import RESOLUTION_FSC
+from reconstruct.quality import RESOLUTION_KIND
 from reconstruct.types import ClassSnapshot, Snapshot
 from schemas.volumes import ClassManifest
 from streamer.arrayfile import sync_folder
 
-__all__ = ["RESOLUTION_KIND", "class_stem", "write_class_maps", "write_series_folder"]
-
-RESOLUTION_KIND = f"half_map_fsc_{RESOLUTION_FSC}"
+__all__ = ["class_stem", "write_class_maps", "write_series_folder"]
 
 
 def class_stem(index: int) -> str:
