@@ -150,10 +150,10 @@ def quotient(
     noise_over_signal = backend.asarray((1 - fraction) / fraction)
     ridge = xp.full(len(mean), np.inf)
     ridge[: radius + 1] = mean[: radius + 1] * noise_over_signal + 1e-6 * mean.max() + 1e-20
-    denominator = weight + ridge.astype(np.float32)[table.shells]
-    return ((crop[..., 0] + 1j * crop[..., 1]) / denominator).astype(  # type: ignore[no-any-return]
-        np.complex64, copy=False
-    )
+    # A complex number over infinity is NaN on a device, so the reciprocal is taken of a real one.
+    gain = 1 / (weight + ridge.astype(np.float32)[table.shells])
+    half = (crop[..., 0] + 1j * crop[..., 1]) * gain
+    return half.astype(np.complex64, copy=False)  # type: ignore[no-any-return]
 
 
 def _transform_size(reach: int) -> int:
