@@ -19,6 +19,7 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from reconstruct.backend import Backend, make_backend
+from reconstruct.course import Course
 from reconstruct.engine_events import mask_event, race_event, symmetry_event, with_events
 from reconstruct.engine_state import (
     Arrays,
@@ -55,21 +56,10 @@ __all__ = ["Engine"]
 
 Rows = npt.NDArray[np.intp]
 
-COUNTERS = (  # attributes, less the underscore, that a checkpoint keeps
-    "trained",
-    "presented",
-    "step",
-    "racing",
-    "race_cursor",
-    "replay_cursor",
-    "seek_symmetry_at",
-    "radius_at_pass",
-)
-REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
+COUNTERS = ("presented", "step", "seek_symmetry_at")  # attributes, less the underscore, kept
 SYMMETRY_RADIUS = 9  # shells that the map must reach before axes are sought in it
 SYMMETRY_SCORE = 0.4  # of the worst operator, for axes to be believed
 SEEK_EVERY = 900  # presentations between searches for axes
-GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
 _BLAS = ThreadpoolController()
 
 
@@ -99,7 +89,6 @@ class Engine:
         if self._symmetry in ("I1", "I2"):
             raise ValueError(f"symmetry {settings.symmetry}: give I, whose axes are those of I2")
         self._seek_symmetry_at = 0.0  # presentations of the leader
-        self._radius_at_pass = 0  # working radius when the last replay pass began
         self._store = ParticleStore(len(self.plane.kx))
         self.memory = plan_memory(
             self.backend,
@@ -118,12 +107,9 @@ class Engine:
         self._optics: list[Optics] = []
         self._noise = NoiseSpectra(self.max_radius + 1)
         self._learners = [self._new_learner(i) for i in range(settings.race_starts)]
-        self._racing = True  # until the first map is chosen
-        self._trained = 0
+        self._course = Course(settings, layout.schedule)
         self._presented = 0
         self._step = 0
-        self._race_cursor = 0  # particles presented again by the race
-        self._replay_cursor = 0  # particles presented again after the stream's end
         self._workers = ThreadPoolExecutor(max_workers=_usable_cores())
 
     def _new_learner(self, number: int) -> Learner:
@@ -191,18 +177,13 @@ class Engine:
     @property
     def ready(self) -> bool:
         """Whether the next update has all its particles."""
-        if self._race_due:
+        if self._course.race_due:
             return True
-        return self._usable - self._trained >= self._minibatch
+        return self._usable - self._course.trained >= self._minibatch
 
     @property
     def _minibatch(self) -> int:
-        cold = self._racing or self._leader.presented < self._schedule.cold_presented
-        return self.settings.minibatch_initial if cold else self.settings.minibatch_final
-
-    @property
-    def _race_due(self) -> bool:
-        return self._racing and self._trained >= self.settings.race_particles
+        return self._course.minibatch(self._leader.presented)
 
     @property
     def _leader(self) -> Learner:
@@ -210,90 +191,58 @@ class Engine:
 
     def step(self) -> StepReport:
         """One update; call it only while ``ready``."""
-        if self._race_due:
+        if self._course.race_due:
             return self._race_again(self.settings.race_particles)
-        stop = min(self._trained + self._minibatch, self._usable)
-        return self._train_new(np.arange(self._trained, stop))
+        start = self._course.trained
+        return self._train_new(np.arange(start, min(start + self._minibatch, self._usable)))
 
     def finish(self) -> Iterator[StepReport]:
         """End of the stream: the particles left over, the rest of the race, replay passes."""
-        while self._trained < self._usable:
+        course = self._course
+        while course.trained < self._usable:
             yield self.step()
-        while self._racing and self._trained:
-            yield self._race_again(min(self.settings.race_particles, self._trained))
-        while not self._replayed_enough:
+        while course.racing and course.trained:
+            yield self._race_again(min(self.settings.race_particles, course.trained))
+        while not course.replayed_enough(self._leader.radius):
             yield self._replay()
-
-    @property
-    def _replayed_enough(self) -> bool:
-        """Whether replay is over: the passes that were set, or passes that add nothing.
-
-        By default there are two passes, and up to eight where few particles have to be shown often,
-        as long as each pass adds a shell.
-        """
-        if not self._trained:
-            return True
-        done, position = divmod(self._replay_cursor, self._trained)
-        if self.settings.replay_passes is not None:
-            return done >= self.settings.replay_passes
-        if position or done < 2:
-            return False
-        most = max(2, min(8, -(-REPLAYED_AT_LEAST // self._trained)))
-        return done >= most or self._leader.radius <= self._radius_at_pass
 
     def _train_new(self, rows: Rows) -> StepReport:
         self._noise.count(np.asarray(self._store["optics_group"][rows], dtype=np.intp))
-        self._trained += len(rows)
-        return self._with_symmetry(self._update(rows, new=len(rows), cold=self._racing))
+        self._course.trained += len(rows)
+        return self._with_symmetry(self._update(rows, new=len(rows), cold=self._course.racing))
 
     def _race_again(self, particles: int) -> StepReport:
         """Present the race's particles again; decide it after the last epoch."""
-        size = self.settings.minibatch_initial
-        epoch, position = divmod(self._race_cursor, particles)
-        order = np.random.default_rng([self.settings.seed, 1, epoch]).permutation(particles)
-        rows = order[position : position + size]
-        self._race_cursor += len(rows)
-        report = self._update(rows, new=0, cold=True)
-        if self._race_cursor == particles and len(self._learners) > 2:
-            # after the second epoch the ranking is good: halve the field (after one it is not)
+        report = self._update(self._course.race_rows(particles), new=0, cold=True)
+        if self._course.race_halves(particles) and len(self._learners) > 2:
             ranking = sorted(self._learners, key=lambda learner: -learner.evidence)
             self._learners = ranking[: (len(ranking) + 1) // 2]
-        if self._race_cursor < particles * (self.settings.race_epochs - 1):
-            return report
-        return self._decide_race(report)
+        return self._decide_race(report) if self._course.race_over(particles) else report
 
     def _decide_race(self, report: StepReport) -> StepReport:
         event = race_event(
             [learner.evidence for learner in self._learners],
             starts=self.settings.race_starts,
-            particles=self._trained,
+            particles=self._course.trained,
         )
         leader = self._leader
         self._learners = [leader]
-        self._racing = False
+        self._course.racing = False
         leader.split_halves(self._schedule.join_radius + 1)
         diameter = 2 * float(leader.mask_radius.max()) * self.geometry.pixel_size_angstrom
         return with_events(report, event, mask_event(diameter))
 
     def _replay(self) -> StepReport:
-        size = self.settings.minibatch_final
-        index, position = divmod(self._replay_cursor, self._trained)
-        if not position:
-            self._radius_at_pass = self._leader.radius
-        order = np.random.default_rng([self.settings.seed, 2, index]).permutation(self._trained)
-        rows = order[position : position + size]
-        self._replay_cursor += len(rows)
-        everywhere = index == 0 or (position // size) % GLOBAL_EVERY == 0
-        report = self._update(rows, new=0, cold=False, local=not everywhere, replay_pass=index)
-        # A group that is taken up needs a pass to be learned with: the first is the last chance.
-        passes = self.settings.replay_passes
-        last_chance = self._replay_cursor == self._trained and passes != 1
-        return self._with_symmetry(report, last_chance=last_chance)
+        again = self._course.replay(self._leader.radius)
+        report = self._update(
+            again.rows, new=0, cold=False, local=not again.everywhere, replay_pass=again.index
+        )
+        return self._with_symmetry(report, last_chance=again.last_chance)
 
     def _with_symmetry(self, report: StepReport, *, last_chance: bool = False) -> StepReport:
         """Take up the wanted symmetry once the C1 map shows its axes."""
         leader = self._leader
-        if self._racing or leader.group == self._symmetry:
+        if self._course.racing or leader.group == self._symmetry:
             return report
         if not last_chance and (
             leader.radius < SYMMETRY_RADIUS or leader.presented < self._seek_symmetry_at
@@ -333,10 +282,10 @@ class Engine:
             for learner in self._learners:
                 batch = self._weighted(rows, learner.insert_radius)
                 window = memory_window(
-                    self._trained, learner.presented, cold=cold, schedule=self._schedule
+                    self._course.trained, learner.presented, cold=cold, schedule=self._schedule
                 )
                 if replay_pass is not None:
-                    window = self._trained / (2.0 if replay_pass == 0 else 1.0)
+                    window = self._course.trained / (2.0 if replay_pass == 0 else 1.0)
                 found = learner.learn(
                     batch,
                     half,
@@ -387,9 +336,9 @@ class Engine:
     @property
     def phase(self) -> Phase:
         """Where the schedule stands."""
-        if not self._trained:
+        if not self._course.trained:
             return "waiting"
-        if self._racing:
+        if self._course.racing:
             return "initial"
         return "intermediate" if self._leader.radius < self.max_radius else "final"
 
@@ -400,7 +349,7 @@ class Engine:
             phase=self.phase,
             new_particles=new,
             replayed_particles=replayed,
-            particles_seen=self._trained,
+            particles_seen=self._course.trained,
             particles_presented=self._presented,
             temperature=1.0,
             radius_shells=(leader.radius,) * self.settings.n_classes,
@@ -412,7 +361,7 @@ class Engine:
 
     def _resolutions(self) -> tuple[float | None, ...]:
         leader = self._leader
-        if self._racing or not tells_signal(leader.evidence, self._trained):
+        if self._course.racing or not tells_signal(leader.evidence, self._course.trained):
             return (None,) * self.settings.n_classes
         return tuple(honest_resolution(fsc, self.geometry.box_angstrom) for fsc in leader.fsc)
 
@@ -428,7 +377,7 @@ class Engine:
         return Snapshot(
             step=self._step,
             phase=self.phase,
-            particles_seen=self._trained,
+            particles_seen=self._course.trained,
             particles_presented=self._presented,
             geometry=self.geometry,
             classes=classes,
@@ -443,7 +392,7 @@ class Engine:
     def dump(self) -> tuple[dict[str, Any], Arrays]:
         """All state that changes; ``dump_store`` has the rest."""
         return pack(
-            {name: getattr(self, f"_{name}") for name in COUNTERS},
+            {**self._course.dump(), **{name: getattr(self, f"_{name}") for name in COUNTERS}},
             optics=self._optics,
             noise=self._noise,
             store=self._store,
@@ -480,6 +429,7 @@ class Engine:
         engine._weigher.append(rows["spectra"])
         unpack_store(arrays, engine._store)
         engine._noise.restore(arrays)
+        engine._course.restore(meta)
         for name in COUNTERS:
             setattr(engine, f"_{name}", meta[name])
         engine._learners = []

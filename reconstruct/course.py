@@ -1,0 +1,131 @@
+"""Where a session stands in its course: the race, the pass over the stream, replay.
+
+A course says which particles come next and counts them; it never looks at images or maps. Orders
+are random but keyed by (seed, stage, pass), so they follow from the counters alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reconstruct.schedule import Schedule
+from reconstruct.types import EngineSettings
+
+__all__ = ["Course", "Replay"]
+
+Rows = npt.NDArray[np.intp]
+
+COUNTERS = ("trained", "racing", "race_cursor", "replay_cursor", "radius_at_pass")
+REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
+GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
+RACE_ORDER, REPLAY_ORDER = 1, 2  # keys of the random orders
+
+
+@dataclass(frozen=True)
+class Replay:
+    """One minibatch of particles that are presented again after the stream's end."""
+
+    rows: Rows
+    index: int  # number of the pass
+    everywhere: bool  # search all poses again, not only around the known one
+    last_chance: bool  # nothing that is changed after it would be learned with
+
+
+@dataclass
+class Course:
+    """Counters of one session's course; the methods that take particles advance them."""
+
+    settings: EngineSettings
+    schedule: Schedule
+    trained: int = 0  # distinct particles learned from: the store's first rows
+    racing: bool = True  # until the first map is chosen
+    race_cursor: int = 0  # particles presented again by the race
+    replay_cursor: int = 0  # particles presented again after the stream's end
+    radius_at_pass: int = 0  # working radius when the last replay pass began
+
+    def minibatch(self, presented: float) -> int:
+        """Particles of an update after ``presented`` presentations."""
+        cold = self.racing or presented < self.schedule.cold_presented
+        return self.settings.minibatch_initial if cold else self.settings.minibatch_final
+
+    # ---- the race
+
+    @property
+    def race_due(self) -> bool:
+        """Whether the race has all the particles that it presents again."""
+        return self.racing and self.trained >= self.settings.race_particles
+
+    def race_rows(self, particles: int) -> Rows:
+        """Take the next of the race's ``particles`` first particles again."""
+        epoch, position = divmod(self.race_cursor, particles)
+        order = _order(self.settings.seed, RACE_ORDER, epoch, particles)
+        rows = order[position : position + self.settings.minibatch_initial]
+        self.race_cursor += len(rows)
+        return rows
+
+    def race_halves(self, particles: int) -> bool:
+        """Whether the field is to be halved: after the second epoch the ranking is good.
+
+        After the first it is not.
+        """
+        return self.race_cursor == particles
+
+    def race_over(self, particles: int) -> bool:
+        """Whether all epochs of the race are over."""
+        return self.race_cursor >= particles * (self.settings.race_epochs - 1)
+
+    # ---- replay
+
+    def replayed_enough(self, radius: int) -> bool:
+        """Whether replay is over: the passes that were set, or passes that add nothing.
+
+        By default there are two passes, and up to eight where few particles have to be shown often,
+        as long as each pass adds a shell to the working ``radius``.
+        """
+        if not self.trained:
+            return True
+        done, position = divmod(self.replay_cursor, self.trained)
+        if self.settings.replay_passes is not None:
+            return done >= self.settings.replay_passes
+        if position or done < 2:
+            return False
+        most = max(2, min(8, -(-REPLAYED_AT_LEAST // self.trained)))
+        return done >= most or radius <= self.radius_at_pass
+
+    def replay(self, radius: int) -> Replay:
+        """Take the next replayed particles; ``radius`` is the working radius in shells."""
+        size = self.settings.minibatch_final
+        index, position = divmod(self.replay_cursor, self.trained)
+        if not position:
+            self.radius_at_pass = radius
+        order = _order(self.settings.seed, REPLAY_ORDER, index, self.trained)
+        rows = order[position : position + size]
+        self.replay_cursor += len(rows)
+        # A group that is taken up needs a pass to be learned with: the first is the last chance.
+        passes = self.settings.replay_passes
+        return Replay(
+            rows=rows,
+            index=index,
+            everywhere=index == 0 or (position // size) % GLOBAL_EVERY == 0,
+            last_chance=self.replay_cursor == self.trained and passes != 1,
+        )
+
+    # ---- state
+
+    def dump(self) -> dict[str, int | bool]:
+        """Everything that changes."""
+        return {name: getattr(self, name) for name in COUNTERS}
+
+    def restore(self, meta: Mapping[str, Any]) -> None:
+        """Take over a state that ``dump`` returned."""
+        for name in COUNTERS:
+            setattr(self, name, meta[name])
+
+
+def _order(seed: int, stage: int, index: int, particles: int) -> Rows:
+    return np.random.default_rng([seed, stage, index]).permutation(particles)
