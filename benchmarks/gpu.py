@@ -33,17 +33,19 @@ from threadpoolctl import threadpool_limits
 from benchmarks.sets import demo, ribosome
 from reconstruct.backend import Backend, describe_devices, make_backend
 from reconstruct.engine import Engine
+from reconstruct.fourier import make_half_plane
+from reconstruct.kernels_cuda import MOST_STEPS, UNIT_SHIFTS, fragment_shape
 from reconstruct.learner import Learner
 from reconstruct.quality import align_to_truth
 from reconstruct.schedule import Schedule, ShellGrowth
-from reconstruct.search import local_start, make_plan
+from reconstruct.search import empty_poses, local_start, make_plan
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
 from reconstruct.structures import demo_particle
 from reconstruct.types import EngineSettings, Geometry, ParticleImages
 
 __all__ = ["Sizes", "main"]
 
-TESTS = ("test_kernels_twins.py", "test_kernels_compile.py", "test_device_path.py")
+TESTS = ("test_kernels_twins.py", "test_device_maps.py", "test_device_path.py")
 TARGETS = {(64, 1): 50_000, (64, 4): 15_000, (64, 10): 6_000}  # particles/s on one H200
 RADIUS = 16
 TARGET_ANGSTROM = 20.0
@@ -92,14 +94,16 @@ def _seconds(backend: Backend, work: Callable[[], object], repeats: int = 5) -> 
 def _ceilings(backend: Backend, sizes: Sizes) -> Iterator[str]:
     """Measured limits of the card, and what the coarse pass reaches of them."""
     xp, edge = backend.xp, sizes.gemm_edge
-    square = xp.ones((edge, edge), np.float32)
     flops = 2.0 * edge**3
-    full = flops / _seconds(backend, lambda: square @ square)
+    rng = np.random.default_rng(MASTER_SEED)
+    numbers = backend.asarray(rng.standard_normal((edge, edge), dtype=np.float32))
+    full = flops / _seconds(backend, lambda: numbers @ numbers)
     yield f"GEMM float32 {edge}^3: {full / 1e12:.2f} Tflop/s"
-    product = backend.kernels.coarse_product if backend.on_device else np.matmul
-    low = flops / _seconds(backend, lambda: product(square, square))
+    ceiling = full
     if backend.on_device:
-        yield f"GEMM TF32 {edge}^3: {low / 1e12:.2f} Tflop/s"
+        half = numbers.astype(np.float16)
+        ceiling = flops / _seconds(backend, lambda: half @ half)
+        yield f"GEMM 16 bit, float32 sums, {edge}^3: {ceiling / 1e12:.2f} Tflop/s"
     source = xp.zeros(sizes.copy_bytes // 4, np.float32)
     target = xp.empty_like(source)
 
@@ -108,44 +112,60 @@ def _ceilings(backend: Backend, sizes: Sizes) -> Iterator[str]:
 
     copied = 2.0 * source.nbytes / _seconds(backend, copy)
     yield f"copy: {copied / 1e9:.0f} GB/s read and written"
-    yield from _coarse(backend, sizes, product=product, ceiling=low, copied=copied)
+    if backend.on_device:
+        yield from _coarse(backend, sizes, ceiling=ceiling, copied=copied)
 
 
-def _coarse(
-    backend: Backend,
-    sizes: Sizes,
-    *,
-    product: Callable[[Any, Any], Any],
-    ceiling: float,
-    copied: float,
-) -> Iterator[str]:
-    xp = backend.xp
+def _coarse(backend: Backend, sizes: Sizes, *, ceiling: float, copied: float) -> Iterator[str]:
+    """The two kernels of the coarse pass on random numbers: K = 1, two half-sets."""
+    xp, kernels = backend.xp, backend.kernels
     plan = make_plan(RADIUS, box=64, max_shift_pixels=4.0)
-    n, t, r = 66, plan.shift_cells**2, plan.coarse_count
-    b = min(sizes.batches[-1], 1000)
-    left, right = xp.ones((b * t, 2 * n), np.float32), xp.ones((r, 2 * n), np.float32).T
-    spent = _seconds(backend, lambda: product(left, right))
-    flops, moved = 2.0 * b * t * r * 2 * n, 4.0 * (b * t * (r + 2 * n) + r * 2 * n)
-    bound = max(flops / ceiling, moved / copied)
-    yield (
-        f"coarse product, {b} particles x {t} shifts x {r} rotations x {n} coefficients: "
-        f"{flops / spent / 1e12:.2f} Tflop/s, {100 * flops / ceiling / spent:.0f} % of the GEMM "
-        f"ceiling; {moved / spent / 1e9:.0f} GB/s, {100 * moved / copied / spent:.0f} % of the "
-        f"copy ceiling; {100 * bound / spent:.0f} % of whichever binds"
-    )
-    scores = xp.asarray(
-        np.random.default_rng(MASTER_SEED).standard_normal((b, t, r), dtype=np.float32)
-    )
-    half, prior = xp.zeros((b, r), np.float32), xp.zeros(r, np.float32)
-    out = xp.zeros((b, 40), np.int32), xp.zeros((b, 40), np.float32), xp.zeros(b, np.int32)
+    plane = make_half_plane(64, RADIUS)
+    n, t, r = plane.count(plan.coarse_radius), plan.shift_cells**2, plan.coarse_count
+    b = sizes.batches[-1]
+    rng = np.random.default_rng(MASTER_SEED)
+
+    def normal(*shape: int) -> Any:
+        return backend.asarray(rng.standard_normal(shape, dtype=np.float32))
+
+    cubes, base = normal(2, 33, 33, 33, 2), normal(r, 9) / 3
+    rotations, slices = xp.empty((r, 9), np.float32), xp.empty((2, r, n, 2), np.float32)
+    fragments = xp.empty(fragment_shape(2, r), np.uint32)
+    axes = backend.asarray(np.eye(3).ravel(), np.float32)
+    kx, ky = backend.asarray(plane.kx), backend.asarray(plane.ky)
+    kernels.coarse_slices(cubes, base, axes, kx, ky, 2.0, rotations, slices, fragments)
+    particles = normal(b, n), normal(b, n), abs(normal(b, n))
+    phases, shifts, prior = normal(t, n, 2), normal(t, 2), xp.zeros(1, np.float32)
+    maxima = xp.empty((b, -(-t // UNIT_SHIFTS), 1, r), np.float32)
     spent = _seconds(
         backend,
-        lambda: backend.kernels.select_cells(scores, half, prior, 40, 0.33, 0.99, *out),
+        lambda: kernels.coarse_maxima(*particles, phases, fragments, b // 2, maxima),
     )
-    moved = 8.0 * b * t * r  # the scores, twice
+    flops = 2.0 * b * t * r * 3 * n
+    done = 2.0 * b * t * r * 16 * MOST_STEPS  # padding included
+    moved = 4.0 * (3 * b * n + maxima.size)
+    yield (
+        f"coarse scores, {b} particles x {t} shifts x {r} rotations x {n} coefficients: "
+        f"{b / spent:,.0f} particles/s, {flops / spent / 1e12:.0f} Tflop/s "
+        f"({done / spent / 1e12:.0f} with padding), {100 * done / ceiling / spent:.0f} % of the "
+        f"GEMM ceiling; {moved / spent / 1e9:.0f} GB/s, {100 * moved / copied / spent:.0f} % of "
+        "the copy ceiling"
+    )
+    cells = empty_poses(b, plan.keep, xp)
+    spent = _seconds(
+        backend,
+        lambda: kernels.choose_cells(
+            maxima, prior, slices, rotations, phases, shifts, *particles, b // 2, plan.keep, 0.33,
+            0.99, cells.rotation, cells.rotation_id, cells.shift, cells.shift_id,
+            cells.class_index, cells.score, cells.count,
+        ),
+    )  # fmt: skip
+    moved = 8.0 * maxima.size  # the maxima, twice
+    flops = 8.0 * b * plan.keep * t * n
     yield (
         f"choice of coarse cells: {b / spent:,.0f} particles/s, {moved / spent / 1e9:.0f} GB/s, "
-        f"{100 * moved / copied / spent:.0f} % of the copy ceiling"
+        f"{100 * moved / copied / spent:.0f} % of the copy ceiling; {flops / spent / 1e12:.1f} "
+        "Tflop/s float32"
     )
 
 
@@ -161,7 +181,8 @@ def _converged(
         seed=(MASTER_SEED, 0),
         max_shift_pixels=engine.geometry.box / 16,
         max_radius=engine.max_radius,
-        schedule=Schedule(start_radius=RADIUS, grow_every=1 << 40, mask_from=1 << 40),
+        schedule=Schedule(start_radius=RADIUS, grow_every=1 << 40),
+        split=True,
         growth=ShellGrowth(RADIUS, 0),
         backend=engine.backend,
         clock=clock,
@@ -175,7 +196,7 @@ def _converged(
     )
     everything = np.arange(len(truth))
     batch = engine._weighted(everything, learner.insert_radius)
-    learner.adopt(batch, everything % 2, poses, workers=workers)
+    learner.adopt(batch, everything * 2 // len(truth), poses, workers=workers)
     return learner
 
 
@@ -198,7 +219,7 @@ def _rate(backend: Backend, sizes: Sizes, truth: Simulated, classes: int) -> Ite
     )
     engine.add(truth.particle_images())
     engine.step()  # counts the noise of its particles
-    half = np.arange(len(truth)) % 2
+    half = np.arange(len(truth)) * 2 // len(truth)
 
     def waiting() -> float:
         backend.wait()
@@ -213,7 +234,7 @@ def _rate(backend: Backend, sizes: Sizes, truth: Simulated, classes: int) -> Ite
             stages: dict[str, float] = {}
             total = float("inf")
             for repeat in range(2 * sizes.repeats + 1):
-                rows = rng.choice(len(truth), size, replace=False)
+                rows = np.sort(rng.choice(len(truth), size, replace=False))
                 learner.clock = waiting if repeat <= sizes.repeats else time.perf_counter
                 start = waiting()
                 batch = engine._weighted(rows, learner.insert_radius)

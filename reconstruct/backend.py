@@ -68,6 +68,18 @@ class Backend:
         """Give a NumPy array; waits for the device."""
         return values if type(values) is np.ndarray else np.asarray(self.xp.asnumpy(values))
 
+    def inverse(self, spectra: Any) -> Any:
+        """Maps (m, size, size, size) of spectra (m, size, size, size / 2 + 1), without a norm.
+
+        The spectra are used up.
+        """
+        axes, edge = (1, 2, 3), (spectra.shape[1],) * 3
+        return self.fft.irfftn(spectra, s=edge, axes=axes, norm="forward", overwrite_x=True)
+
+    def forward(self, maps: Any) -> Any:
+        """Spectra of real maps; both as in ``inverse``."""
+        return self.fft.rfftn(maps, axes=(1, 2, 3))
+
     def address(self, values: Any) -> int:
         """Where an array's data begin."""
         pointer = values.ctypes.data if isinstance(values, np.ndarray) else values.data.ptr
@@ -79,14 +91,14 @@ class Backend:
         rows: int,
         *,
         bytes_per_row: int,
-        workers: Executor,
+        workers: Executor | None = None,
     ) -> None:
         """Call ``work`` on slices that together are ``rows`` particles.
 
         On the CPU the workers share small chunks. On a device a chunk fills an eighth of the free
         memory at most, and one that does not fit after all is halved and tried again.
         """
-        if not self.on_device:
+        if workers is not None and not self.on_device:
             chunks = [slice(i, min(i + CPU_CHUNK, rows)) for i in range(0, rows, CPU_CHUNK)]
             for _ in workers.map(work, chunks):
                 pass

@@ -7,8 +7,6 @@ annealed away with the particles presented.
 
 from __future__ import annotations
 
-from types import ModuleType
-
 import numpy as np
 import numpy.typing as npt
 
@@ -19,16 +17,14 @@ __all__ = ["blur_classes", "class_mass", "similarity_at"]
 Float32 = npt.NDArray[np.float32]
 
 
-def class_mass(poses: Poses, weights: Float32, n_classes: int, xp: ModuleType = np) -> Float32:
-    """Posterior mass (b, K) of each class, in the arrays' own library."""
-    of_class = poses.class_index[:, :, None] == xp.arange(n_classes)
+def class_mass(poses: Poses, weights: Float32, n_classes: int) -> Float32:
+    """Posterior mass (b, K) of each class."""
+    of_class = poses.class_index[:, :, None] == np.arange(n_classes)
     mass: Float32 = (weights[:, :, None] * of_class).sum(axis=1)
     return mass
 
 
-def blur_classes(
-    poses: Poses, weights: Float32, n_classes: int, similarity: float, xp: ModuleType = np
-) -> Float32:
+def blur_classes(poses: Poses, weights: Float32, n_classes: int, similarity: float) -> Float32:
     """Move ``similarity`` of each particle's mass evenly onto the classes that kept a cell.
 
     Within a class the weights of poses keep their proportions; rows still sum to 1.
@@ -42,12 +38,12 @@ def blur_classes(
     """
     if similarity <= 0 or n_classes == 1:
         return weights
-    mass = class_mass(poses, weights, n_classes, xp)
+    mass = class_mass(poses, weights, n_classes)
     kept = mass > 0
-    even = kept / xp.maximum(kept.sum(axis=1, keepdims=True), 1)
+    even = kept / np.maximum(kept.sum(axis=1, keepdims=True), 1)
     wanted = (1 - similarity) * mass + similarity * even
-    gain = xp.where(kept, wanted / xp.where(kept, mass, 1), 0).astype(np.float32)
-    blurred: Float32 = weights * xp.take_along_axis(gain, poses.class_index.astype(np.intp), axis=1)
+    gain = np.where(kept, wanted / np.where(kept, mass, 1), 0).astype(np.float32)
+    blurred: Float32 = weights * np.take_along_axis(gain, poses.class_index.astype(np.intp), axis=1)
     return blurred
 
 

@@ -32,7 +32,8 @@ from reconstruct.engine_state import (
 from reconstruct.fourier import image_spectra
 from reconstruct.imposing import impose, seek_axes
 from reconstruct.layout import make_layout
-from reconstruct.learner import Learner, LearnResult, Start
+from reconstruct.learned import LearnResult, Start
+from reconstruct.learner import Learner
 from reconstruct.memory import plan_memory
 from reconstruct.noise import NoiseSpectra, normalise
 from reconstruct.schedule import memory_window
@@ -143,12 +144,14 @@ class Engine:
             return
         groups = np.array([self._group(optics) for optics in particles.optics], dtype=np.int32)
         optics_group = groups[particles.optics_group]
-        images = normalise(particles.images, self._window)
-        spectra = image_spectra(images * self._window, self.plane)
-        self._noise.measure(images, self._window, self.plane)
+        backend = self.backend
+        images = normalise(particles.images, self._window, backend)
+        self._noise.measure(images, self._window, self.plane, backend)
+        images *= backend.asarray(self._window)
+        spectra = image_spectra(images, self.plane, xp=backend.xp, fft=backend.fft)
         self._store.append(
             {
-                "spectra": spectra,
+                "spectra": backend.asnumpy(spectra),
                 "particle_ids": particles.particle_ids,
                 "optics_group": optics_group,
                 "ctf": ctf_parameters(particles),
@@ -275,6 +278,8 @@ class Engine:
     ) -> StepReport:
         leader_before = self._leader
         half = self._store.half_of(rows)
+        order = np.argsort(half, kind="stable")
+        rows, half = rows[order], half[order]
         start = self._known_poses(rows) if local else None
         result: LearnResult | None = None
         evidence = 0.0

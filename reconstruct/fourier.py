@@ -50,6 +50,11 @@ class HalfPlane:
         return int(np.searchsorted(self.shell, radius, side="right"))
 
     @cached_property
+    def integers(self) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """``kx`` and ``ky`` as integers, in the arrays' own library."""
+        return self.kx.astype(np.int32), self.ky.astype(np.int32)
+
+    @cached_property
     def gather(self) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
         """Row and column of each coefficient in ``rfft2`` output."""
         rows = self.ky.astype(np.intp) % self.box
@@ -101,11 +106,14 @@ def make_half_plane(box: int, max_radius: int) -> HalfPlane:
     )
 
 
-def image_spectra(images: npt.NDArray[np.floating], plane: HalfPlane) -> Complex64:
-    """Transform images (n, box, box) to half-plane spectra (n, plane.count) complex64."""
-    transform = scipy.fft.rfft2(images.astype(np.float32, copy=False))
-    rows, columns = plane.gather
-    spectra = transform[:, rows, columns] * (plane.centring / plane.box)
+def image_spectra(images: Any, plane: HalfPlane, *, xp: Any = np, fft: Any = scipy.fft) -> Any:
+    """Transform images (n, box, box) to half-plane spectra (n, plane.count) complex64.
+
+    ``xp`` and ``fft`` are the images' own array module and its transforms.
+    """
+    transform = fft.rfft2(images.astype(np.float32, copy=False))
+    rows, columns = (xp.asarray(index) for index in plane.gather)
+    spectra = transform[:, rows, columns] * xp.asarray(plane.centring / plane.box)
     return spectra.astype(np.complex64, copy=False)
 
 

@@ -17,34 +17,62 @@ import numpy as np
 
 __all__ = [
     "KERNEL_NAMES",
+    "MOST_STEPS",
     "OPTIONS",
+    "TILE",
+    "UNIT_SHIFTS",
     "CudaKernels",
     "CupyLauncher",
     "Launcher",
+    "coarse_fits",
+    "fragment_shape",
     "source",
 ]
 
-SOURCES = ("common.cuh", "coarse.cu", "refine.cu", "insert.cu", "rows.cu")
+SOURCES = (
+    "common.cuh",
+    "coarse.cu",
+    "refine.cu",
+    "posterior.cu",
+    "insert.cu",
+    "maps.cu",
+    "rows.cu",
+)
 OPTIONS = ("--std=c++17",)
 KERNEL_NAMES = (
-    "ctf_rows",
-    "extract_slices",
+    "average_crops",
+    "choose_cells",
+    "coarse_maxima",
+    "coarse_slices",
+    "compare_shells",
+    "crop_statistics",
+    "fill_spectra",
     "fold_sums",
+    "gather_cubes",
     "insert_particles",
     "largest_value",
     "normalise_images",
+    "posterior_weights",
     "refine_poses",
-    "segment_sums",
-    "select_cells",
-    "shift_rows",
+    "shell_ridges",
+    "shell_weights",
     "weigh_rows",
+    "window_maps",
 )
 
 ROW_THREADS = 128  # per particle, where a thread takes every 128th coefficient
-SELECT_THREADS = 512  # their maxima bound the keep-th score, so it must exceed any ``keep``
+CHOOSE_THREADS = 512  # their maxima bound the keep-th rotation, so it must exceed any ``keep``
 REFINE_THREADS = 256  # 8 warps: one per child rotation of a parent
+WARP = 32
 STATIC_SHARED_BYTES = 48 * 1024  # beyond it a kernel must ask for shared memory
 SLICE_SAMPLES = 16  # of one slice that reach a voxel, at most; see insert.cu
+TILE = 8  # rotations; this and the next five as in coarse.cu
+MOST_STEPS = 13
+STEP_PAIRS = 8
+UNITS = 2
+SELECT_ROOM = 1024
+UNIT_SHIFTS = 16
+BLOCKS = 800  # of the coarse pass: what keeps a large device busy
 
 
 def source() -> str:
@@ -74,6 +102,7 @@ class CupyLauncher:
 
     def __init__(self) -> None:
         self._asked: dict[str, int] = {}
+        self._functions: dict[str, Any] = {}
 
     @cached_property
     def _module(self) -> Any:
@@ -91,7 +120,9 @@ class CupyLauncher:
         shared_bytes: int = 0,
     ) -> None:
         """Start a kernel on CuPy's current stream."""
-        function = self._module.get_function(name)
+        function = self._functions.get(name)
+        if function is None:
+            function = self._functions[name] = self._module.get_function(name)
         if shared_bytes > max(STATIC_SHARED_BYTES, self._asked.get(name, 0)):
             function.max_dynamic_shared_size_bytes = shared_bytes
             self._asked[name] = shared_bytes
@@ -105,57 +136,78 @@ class CudaKernels:
         self._launcher = launcher
         self._xp = xp
 
-    def extract_slices(
-        self, cube: Any, rotations: Any, kx: Any, ky: Any, scale: float, out: Any
-    ) -> None:
-        """Slices of one cube at many rotations."""
-        n = out.shape[2]
+    def coarse_slices(
+        self, cubes: Any, base: Any, turn: Any, kx: Any, ky: Any, scale: float,
+        rotations: Any, slices: Any, fragments: Any,
+    ) -> None:  # fmt: skip
+        """Slices of cubes (m, g, g, g, 2) at turned base rotations, plain and for tensor cores.
+
+        Parameters
+        ----------
+        base, turn
+            (r, 9) and (9,): the rotations are ``turn @ base``.
+        rotations, slices, fragments
+            Output (r, 9), (m, r, n, 2) and ``fragment_shape(m, r)`` uint32.
+        """
+        m, r, n = slices.shape[:3]
+        if not coarse_fits(n):
+            raise ValueError(f"the coarse pass takes fewer coefficients than {n}: lower its radius")
         arguments = (
-            cube, np.int32(cube.shape[0]), rotations, kx, ky, np.int32(n), np.float32(scale), out,
+            cubes, np.int32(cubes.shape[1]), base, turn, kx, ky, np.int32(n), np.int32(r),
+            np.float32(scale), rotations, slices, fragments,
         )  # fmt: skip
-        self._launch("extract_slices", (len(rotations),), ROW_THREADS, arguments)
+        grid = (-(-r // TILE), m)
+        self._launch("coarse_slices", grid, ROW_THREADS, arguments, 8 * TILE * n)
 
-    def shift_rows(self, a_re: Any, a_im: Any, phase_re: Any, phase_im: Any, out: Any) -> None:
-        """Spectra (b, >= n) times the phases (t, n) of each shift: out (b, t, 2n)."""
-        b, t = out.shape[:2]
-        n = phase_re.shape[1]
-        arguments = (a_re, a_im, np.int32(a_re.shape[1]), phase_re, phase_im, np.int32(n), out)
-        self._launch("shift_rows", (b, t), ROW_THREADS, arguments)
-
-    def coarse_product(self, left: Any, right: Any) -> Any:
-        """Matrix product in TF32: what survives the coarse pass is scored again in float32."""
-        if self._xp.__name__ != "cupy":  # the sources compiled for the host
-            return left @ right
-        from cupy._core import _routines_linalg as linalg
-
-        before = linalg.get_compute_type(np.float32)
-        linalg.set_compute_type(np.float32, linalg.COMPUTE_TYPE_TF32)
-        try:
-            return left @ right
-        finally:
-            linalg.set_compute_type(np.float32, before)
-
-    def select_cells(
-        self,
-        scores: Any,
-        half_power: Any,
-        log_prior: Any,
-        keep: int,
-        sharpness: float,
-        share: float,
-        index: Any,
-        value: Any,
-        count: Any,
+    def coarse_maxima(
+        self, a_re: Any, a_im: Any, c2: Any, phases: Any, fragments: Any, first: int, maxima: Any
     ) -> None:
-        """Keep the best coarse cells of each particle; ``scores`` stay as they are."""
-        if keep > SELECT_THREADS:
-            raise ValueError(f"keep must be at most {SELECT_THREADS}, not {keep}")
-        b, t, r = scores.shape
+        """Best score over each unit of 16 shifts of every class and rotation, in bfloat16.
+
+        Parameters
+        ----------
+        phases
+            (t, n, 2): of the shifts.
+        fragments
+            From ``coarse_slices``; particles from ``first`` on take the second half of its cubes.
+        maxima
+            Output (b, units, classes, 8 tiles); rotations beyond the last are padding.
+        """
+        b, units, classes, padded = maxima.shape
+        t, n = phases.shape[:2]
+        tiles = padded // TILE
+        warps = sum(-(-rows * units // UNITS) for rows in (first, b - first))
+        columns = -(-warps // (ROW_THREADS // WARP))
+        rows = max(1, min(BLOCKS // max(columns, 1), classes * tiles // TILE))
         arguments = (
-            scores, half_power, log_prior, np.int32(t), np.int32(r), np.int32(keep),
-            np.float64(sharpness), np.float64(share), index, value, count,
+            a_re, a_im, c2, np.int32(c2.shape[1]), phases, np.int32(t), np.int32(n), np.int32(b),
+            np.int32(first), np.int32(classes), np.int32(tiles), np.int32(_steps(n)), fragments,
+            maxima,
         )  # fmt: skip
-        self._launch("select_cells", (b,), SELECT_THREADS, arguments)
+        self._launch("coarse_maxima", (columns, rows), ROW_THREADS, arguments)
+
+    def choose_cells(
+        self, maxima: Any, log_prior: Any, slices: Any, rotations: Any, phases: Any, shifts: Any,
+        a_re: Any, a_im: Any, c2: Any, first: int, keep: int, sharpness: float, share: float,
+        out_rotation: Any, out_rotation_id: Any, out_shift: Any, out_shift_id: Any,
+        out_class: Any, out_score: Any, out_count: Any,
+    ) -> None:  # fmt: skip
+        """Score every shift of the best rotations in float32 and keep the best cells."""
+        if keep > CHOOSE_THREADS:
+            raise ValueError(f"keep must be at most {CHOOSE_THREADS}, not {keep}")
+        b, units, classes, padded = maxima.shape
+        r, n = slices.shape[1:3]
+        t = len(shifts)
+        room = max(SELECT_ROOM, 1 << (keep * t - 1).bit_length())
+        arguments = (
+            maxima, np.int32(units), np.int32(padded), np.int32(r), np.int32(classes), log_prior,
+            slices, rotations, phases, shifts, np.int32(t), a_re, a_im, c2, np.int32(c2.shape[1]),
+            np.int32(n), np.int32(first), np.int32(keep), np.float64(sharpness), np.float64(share),
+            np.int32(room), out_rotation, out_rotation_id, out_shift, out_shift_id, out_class,
+            out_score, out_count,
+        )  # fmt: skip
+        shared_bytes = 8 * (room + CHOOSE_THREADS // WARP * n)
+        self._launch("choose_cells", (b,), CHOOSE_THREADS, arguments, shared_bytes)
 
     def refine_poses(
         self, cubes: Any, kx: Any, ky: Any, ikx: Any, iky: Any, scale: float, box: float,
@@ -166,8 +218,13 @@ class CudaKernels:
         keep: int, sharpness: float, share: float,
         out_rotation: Any, out_rotation_id: Any, out_shift: Any, out_shift_id: Any,
         out_class: Any, out_score: Any, out_count: Any, out_evidence: Any,
+        first: int | None = None,
     ) -> None:  # fmt: skip
-        """Split every cell into 8 rotations x 4 shifts, score them, keep the best."""
+        """Split every cell into 8 rotations x 4 shifts, score them, keep the best.
+
+        Particles from ``first`` on are scored against the second half of ``cubes``; as a rule
+        there is none.
+        """
         b, capacity = cell_rotation_id.shape
         length = _table_length(n)
         room = 1 << (32 * capacity - 1).bit_length()
@@ -175,7 +232,8 @@ class CudaKernels:
             room + max(keep, REFINE_THREADS) + 2 * capacity * length + 2 * length + 2 * capacity
         )
         arguments = (
-            cubes, np.int32(cubes.shape[1]), kx, ky, ikx, iky, np.float32(scale), np.float32(box),
+            cubes, np.int32(cubes.shape[1]), np.int32(b if first is None else first),
+            np.int32(len(log_prior)), kx, ky, ikx, iky, np.float32(scale), np.float32(box),
             a_re, a_im, c2, np.int32(c2.shape[1]), np.int32(n), np.int32(length),
             offsets, np.float32(shift_step), log_prior,
             cell_rotation, cell_rotation_id, cell_shift, cell_shift_id, cell_class, cell_count,
@@ -185,78 +243,85 @@ class CudaKernels:
         )  # fmt: skip
         self._launch("refine_poses", (b,), REFINE_THREADS, arguments, shared_bytes)
 
-    def insert_particles(
-        self, statistics: Any, members: Any, kx: Any, ky: Any, ikx: Any, iky: Any,
+    def posterior_weights(
+        self, score: Any, class_index: Any, count: Any, rotation: Any, shift: Any, evidence: Any,
+        similarity: float, weights: Any, report: Any,
+    ) -> None:  # fmt: skip
+        """Weights (b, keep) of cells and a report (b, 13 + K) of each particle.
+
+        The report is the best cell's rotation, shift, weight and evidence, then class masses.
+        """
+        b, capacity = score.shape
+        classes, warps = report.shape[1] - 13, ROW_THREADS // WARP
+        arguments = (
+            score, class_index, count, rotation, shift, evidence, np.int32(b), np.int32(capacity),
+            np.int32(classes), np.float32(similarity), weights, report,
+        )  # fmt: skip
+        grid = (-(-b // warps),)
+        self._launch("posterior_weights", grid, ROW_THREADS, arguments, 4 * warps * classes)
+
+    def insert_halves(
+        self, statistics: Any, first: int, decay: Any, kx: Any, ky: Any, ikx: Any, iky: Any,
         scale: float, box: float, a_re: Any, a_im: Any, c2: Any, n: int,
         cell_rotation: Any, cell_rotation_id: Any, cell_shift: Any, cell_class: Any,
         cell_weight: Any, cell_count: Any,
     ) -> None:  # fmt: skip
-        """Back-project the posterior-weighted ``members`` into one half-set's statistics."""
-        if not len(members):
-            return
+        """Let statistics (2, K, ...) fade by ``decay`` (K,) and back-project particles into them.
+
+        Particles before ``first`` are of half-set 0, the others of 1.
+        """
         xp = self._xp
-        edge, width = statistics.shape[1], statistics.shape[3]
-        capacity, length = cell_rotation_id.shape[1], _table_length(n)
-        head = np.int32(62 - math.ceil(math.log2(SLICE_SAMPLES * len(members))))
+        b, capacity = cell_rotation_id.shape
+        classes, edge, width = statistics.shape[1], statistics.shape[2], statistics.shape[4]
+        length = _table_length(n)
+        head = np.int32(62 - math.ceil(math.log2(SLICE_SAMPLES * max(b, 1))))
         stride = np.int32(c2.shape[1])
         largest = xp.zeros(2, np.uint32)
         sums = xp.zeros(statistics.size, np.int64)
         self._launch(
-            "largest_value",
-            (len(members),),
-            ROW_THREADS,
-            (a_re, a_im, c2, stride, np.int32(n), members, largest),
+            "largest_value", (b,), ROW_THREADS, (a_re, a_im, c2, stride, np.int32(n), largest)
         )
         arguments = (
-            sums, np.int32(edge), np.int32(width), members, kx, ky, ikx, iky, np.float32(scale),
-            np.float32(box), a_re, a_im, c2, stride, np.int32(n), np.int32(length), cell_rotation,
-            cell_rotation_id, cell_shift, cell_class, cell_weight, cell_count, np.int32(capacity),
-            largest, head,
+            sums, np.int32(edge), np.int32(width), np.int32(first), np.int32(classes), kx, ky, ikx,
+            iky, np.float32(scale), np.float32(box), a_re, a_im, c2, stride, np.int32(n),
+            np.int32(length), cell_rotation, cell_rotation_id, cell_shift, cell_class, cell_weight,
+            cell_count, np.int32(capacity), largest, head,
         )  # fmt: skip
         shared_bytes = 8 * (2 * capacity * length + (capacity + 1) // 2)
-        self._launch("insert_particles", (len(members),), REFINE_THREADS, arguments, shared_bytes)
-        self._launch(
-            "fold_sums",
-            (-(-statistics.size // REFINE_THREADS),),
-            REFINE_THREADS,
-            (sums, largest, head, np.int64(statistics.size), statistics),
-        )
-
-    def ctf_rows(
-        self, kx: Any, ky: Any, step: float, parameters: Any,
-        wavelength: Any, cs_angstrom: Any, amplitude: Any, out: Any,
-    ) -> None:  # fmt: skip
-        """CTF of each particle."""
-        xp = self._xp
-        columns = xp.stack([wavelength, cs_angstrom, amplitude], axis=1)
-        rows = xp.ascontiguousarray(xp.concatenate([parameters, columns], axis=1))
-        arguments = (kx, ky, np.float64(step), rows, np.int32(out.shape[1]), out)
-        self._launch("ctf_rows", (len(out),), ROW_THREADS, arguments)
+        self._launch("insert_particles", (b,), REFINE_THREADS, arguments, shared_bytes)
+        size = statistics.size
+        folded = (
+            sums, largest, head, np.int64(size), np.int64(size // (2 * classes)),
+            np.int32(classes), decay, statistics,
+        )  # fmt: skip
+        self._launch("fold_sums", (-(-size // REFINE_THREADS),), REFINE_THREADS, folded)
 
     def weigh_rows(
-        self, segments: Any, segment_bits: int, width: int, rows: Any,
+        self, segments: Any, segment_bits: int, width: int, places: Any,
         parameters: Any, group: Any, variance: Any, kx: Any, ky: Any, step: float,
         a_re: Any, a_im: Any, c2: Any,
     ) -> None:  # fmt: skip
-        """Take ``rows`` out of a store's segments and weigh them.
+        """Take particles out of a store's segments and weigh them.
 
         Parameters
         ----------
         segments
             (s,) uint64 addresses of arrays (2**segment_bits, width) complex64.
+        places
+            (2, b) int64: where each particle's spectrum is, and its row in the next two.
         parameters
-            (b, 7) float64: defocus u and v, angle, phase shift, wavelength, spherical aberration
+            (rows, 7) float64: defocus u and v, angle, phase shift, wavelength, spherical aberration
             in Angstrom, amplitude contrast.
         group, variance
-            (b,) int32 into (groups, n) float32, the noise variance.
+            (rows,) int32 into (groups, n) float32, the noise variance.
         a_re, a_im, c2
             Output (b, n) float32.
         """
         arguments = (
-            segments, np.int32(segment_bits), np.int32(width), rows, parameters, group, variance,
+            segments, np.int32(segment_bits), np.int32(width), places, parameters, group, variance,
             kx, ky, np.float64(step), np.int32(a_re.shape[1]), a_re, a_im, c2,
         )  # fmt: skip
-        self._launch("weigh_rows", (len(rows),), ROW_THREADS, arguments)
+        self._launch("weigh_rows", (places.shape[1],), ROW_THREADS, arguments)
 
     def normalise_images(self, images: Any, outside: Any, out: Any) -> None:
         """Background mean 0 and deviation 1."""
@@ -264,9 +329,78 @@ class CudaKernels:
         arguments = (images, outside, np.int32(pixels), out)
         self._launch("normalise_images", (len(images),), REFINE_THREADS, arguments)
 
-    def segment_sums(self, values: Any, order: Any, starts: Any, sums: Any) -> None:
-        """Sums of float64 ``values[order]`` between ``starts``."""
-        self._launch("segment_sums", (len(sums),), ROW_THREADS, (values, order, starts, sums))
+    def crop_statistics(self, statistics: Any, crops: Any) -> None:
+        """Statistics (2, K, ...) to crops (2, K, g, g, reach + 1, 3), the plane x = 0 completed."""
+        edge, width, reach = statistics.shape[2], statistics.shape[4], crops.shape[4] - 1
+        arguments = (statistics, np.int32(edge), np.int32(width), np.int32(reach), crops)
+        self._over("crop_statistics", _voxels(crops), _maps(crops), arguments)
+
+    def average_crops(self, crops: Any, operators: Any, out: Any) -> None:
+        """Mean of crops over operators (m, 9)."""
+        reach = np.int32(crops.shape[4] - 1)
+        arguments = (crops, reach, operators, np.int32(len(operators)), out)
+        self._over("average_crops", _voxels(crops), _maps(crops), arguments)
+
+    def shell_weights(self, crops: Any, order: Any, starts: Any, sums: Any) -> None:
+        """Sums (2, K, shells) of D over the shells of each crop."""
+        arguments = (crops, np.int32(_voxels(crops)), order, starts, sums)
+        grid = (sums.shape[2], _maps(crops))
+        self._launch("shell_weights", grid, ROW_THREADS, arguments)
+
+    def shell_ridges(self, sums: Any, counts: Any, noise_over_signal: Any, ridges: Any) -> None:
+        """Sums to ridges (maps, 2, radius + 1) of the own half-set and of both.
+
+        ``noise_over_signal`` is (2, K, radius + 1) float32, for one half-set and for both.
+        """
+        _, classes, shells = sums.shape
+        radius = ridges.shape[2] - 1
+        arguments = (
+            sums, counts, np.int32(shells), np.int32(classes), np.int32(radius), noise_over_signal,
+            ridges,
+        )  # fmt: skip
+        self._launch("shell_ridges", (len(ridges), 2), WARP, arguments)
+
+    def fill_spectra(
+        self, crops: Any, radius: int, join: int, scale: float, ridges: Any, spectra: Any
+    ) -> None:
+        """Wiener quotients as spectra (maps, size, size, size / 2 + 1) complex64."""
+        maps, size, _, width = spectra.shape
+        arguments = (
+            crops, np.int32(crops.shape[4] - 1), np.int32(crops.shape[1]), np.int32(size),
+            np.int32(radius), np.int32(join), np.float32(scale), ridges, spectra,
+        )  # fmt: skip
+        self._over("fill_spectra", size * size * width, maps, arguments)
+
+    def window_maps(
+        self, maps: Any, classes: int, spacing: float, radii: Any, edge: float, decay: Any,
+        power: int,
+    ) -> None:  # fmt: skip
+        """Window maps (m, size, size, size) with their origin at voxel 0, and norm them."""
+        count, size = maps.shape[:2]
+        arguments = (
+            maps, np.int32(size), np.int32(classes), np.float32(spacing), radii, np.float32(edge),
+            decay, np.int32(power),
+        )  # fmt: skip
+        self._over("window_maps", size**3, count, arguments)
+
+    def gather_cubes(self, spectra: Any, cubes: Any) -> None:
+        """Spectra to Friedel-complete centred cubes (maps, g, g, g, 2)."""
+        count, g = cubes.shape[:2]
+        arguments = (spectra, np.int32(spectra.shape[1]), np.int32((g - 1) // 2), cubes)
+        self._over("gather_cubes", g**3, count, arguments)
+
+    def compare_shells(self, spectra: Any, reach: int, order: Any, starts: Any, sums: Any) -> None:
+        """Sums (K, 3, shells) of the half maps' cross terms and powers."""
+        classes, _, shells = sums.shape
+        arguments = (
+            spectra, np.int32(spectra.shape[1]), np.int32(reach), np.int32(classes), order, starts,
+            sums,
+        )  # fmt: skip
+        self._launch("compare_shells", (shells, classes), ROW_THREADS, arguments)
+
+    def _over(self, name: str, items: int, maps: int, arguments: tuple[Any, ...]) -> None:
+        """A thread for each item of each map."""
+        self._launch(name, (-(-items // REFINE_THREADS), maps), REFINE_THREADS, arguments)
 
     def _launch(
         self,
@@ -291,3 +425,26 @@ def _table_length(n: int) -> int:
     can lie between n and the disc that its largest k spans.
     """
     return math.ceil(math.sqrt(2 * n / math.pi)) + 3
+
+
+def _steps(n: int) -> int:
+    """Matrix instructions for ``n`` coefficients and half as many pairs of powers."""
+    return -(-(n + -(-n // 2)) // STEP_PAIRS)
+
+
+def coarse_fits(n: int) -> bool:
+    """Whether the coarse pass can take ``n`` coefficients."""
+    return _steps(n) <= MOST_STEPS
+
+
+def fragment_shape(maps: int, rotations: int) -> tuple[int, ...]:
+    """Shape of ``coarse_slices``' fragments, uint32."""
+    return maps, -(-rotations // TILE), MOST_STEPS, WARP, 2
+
+
+def _voxels(crops: Any) -> int:
+    return int(crops.shape[2] * crops.shape[3] * crops.shape[4])
+
+
+def _maps(crops: Any) -> int:
+    return int(crops.shape[0] * crops.shape[1])

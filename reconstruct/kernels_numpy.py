@@ -6,20 +6,20 @@ them. Cells with equal scores keep the order of their index.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "choose_cells",
+    "coarse_maxima",
     "ctf_rows",
     "extract_slices",
+    "insert_halves",
     "insert_particles",
     "normalise_images",
+    "posterior_weights",
     "refine_poses",
-    "segment_sums",
     "select_cells",
-    "shift_rows",
     "weigh_rows",
 ]
 
@@ -50,6 +50,12 @@ def _slice(cube: Float, rotation: Float, kx: Float, ky: Float, scale: float) -> 
     return total
 
 
+def _complex(pairs: Float) -> Complex:
+    """Pairs (..., 2) of real and imaginary parts."""
+    values: Complex = pairs[..., 0] + 1j * pairs[..., 1].astype(np.float64)
+    return values
+
+
 def _phases(shift: Float, kx: Float, ky: Float, box: float) -> Complex:
     turns = (kx.astype(np.float64) * shift[0] + ky * float(shift[1])) / box
     phases: Complex = np.exp(-2j * np.pi * turns)
@@ -65,12 +71,54 @@ def extract_slices(
         row[0], row[1] = values.real, values.imag
 
 
-def shift_rows(a_re: Float, a_im: Float, phase_re: Float, phase_im: Float, out: Float) -> None:
-    """Spectra (b, >= n) times the phases (t, n) of each shift, into out (b, t, 2n)."""
-    n = phase_re.shape[1]
-    spectra = a_re[:, :n] + 1j * a_im[:, :n].astype(np.float64)
-    moved = spectra[:, None, :] * (phase_re + 1j * phase_im.astype(np.float64))
-    out[..., :n], out[..., n:] = moved.real, moved.imag
+def coarse_maxima(
+    a_re: Float, a_im: Float, c2: Float, phases: Float, slices: Float, first: int, maxima: Float
+) -> None:
+    """Best score over units of 16 shifts: maxima (b, units, K, at least r).
+
+    ``slices`` (sets K, r, n, 2) here, where a device takes its fragments; phases (t, n, 2).
+    """
+    classes, r, n = maxima.shape[2], *slices.shape[1:3]
+    turns, references = (
+        one[..., 0] + 1j * one[..., 1].astype(np.float64) for one in (phases, slices)
+    )
+    maxima[:] = -np.inf
+    for i in range(len(maxima)):
+        own = references[classes:] if i >= first else references[:classes]
+        shifted = (a_re[i, :n] + 1j * a_im[i, :n]) * turns
+        scores = np.einsum("tn,krn->tkr", shifted, own.conj()).real
+        scores -= 0.5 * np.einsum("n,krn->kr", c2[i, :n].astype(np.float64), np.abs(own) ** 2)
+        for unit in range(maxima.shape[1]):
+            maxima[i, unit, :, :r] = scores[16 * unit : 16 * unit + 16].max(axis=0)
+
+
+def choose_cells(
+    maxima: Float, log_prior: Float, slices: Float, rotations: Float, phases: Float, shifts: Float,
+    a_re: Float, a_im: Float, c2: Float, first: int, keep: int, sharpness: float, share: float,
+    out_rotation: Float, out_rotation_id: Int, out_shift: Float, out_shift_id: Int,
+    out_class: Int, out_score: Float, out_count: Int,
+) -> None:  # fmt: skip
+    """Score every shift of the ``keep`` best rotations of any class; keep the best cells."""
+    classes, r, n = maxima.shape[2], *slices.shape[1:3]
+    turns, references = (
+        one[..., 0] + 1j * one[..., 1].astype(np.float64) for one in (phases, slices)
+    )
+    for i, unit_maxima in enumerate(maxima):
+        best = (unit_maxima.max(axis=0)[:, :r] + log_prior[:, None]).ravel()
+        chosen = np.argsort(-best, kind="stable")[:keep]
+        own = (references[classes:] if i >= first else references[:classes]).reshape(-1, n)[chosen]
+        shifted = (a_re[i, :n] + 1j * a_im[i, :n].astype(np.float64)) * turns
+        power = 0.5 * np.abs(own) ** 2 @ c2[i, :n]
+        scores = np.full((len(turns), classes * r), -np.inf)
+        scores[:, chosen] = (shifted @ own.conj().T).real - power + log_prior[chosen // r]
+        kept = _kept(scores.ravel().astype(np.float32), keep, sharpness, share)
+        shift_id, rotation_id = np.divmod(kept, classes * r)
+        count = len(kept)
+        out_count[i] = count
+        out_rotation[i, :count] = rotations[rotation_id % r]
+        out_rotation_id[i, :count], out_shift_id[i, :count] = rotation_id, shift_id
+        out_shift[i, :count], out_class[i, :count] = shifts[shift_id], rotation_id // r
+        out_score[i, :count] = scores.ravel()[kept]
 
 
 def _kept(scores: Float, keep: int, sharpness: float, share: float) -> Int:
@@ -110,6 +158,7 @@ def refine_poses(
     keep: int, sharpness: float, share: float,
     out_rotation: Float, out_rotation_id: Int, out_shift: Float, out_shift_id: Int,
     out_class: Int, out_score: Float, out_count: Int, out_evidence: Float,
+    first: int | None = None,
 ) -> None:  # fmt: skip
     """Split every cell of each particle into 8 rotations x 4 shifts, score them, keep the best."""
     kx, ky = kx[:n], ky[:n]
@@ -125,8 +174,9 @@ def refine_poses(
         scores = np.empty((cells, 8, 4))
         for c in range(cells):
             k = int(cell_class[i, c])
+            second = len(log_prior) if first is not None and i >= first else 0
             for o in range(8):
-                values = _slice(cubes[k], turned[c][o], kx, ky, scale)
+                values = _slice(cubes[second + k], turned[c][o], kx, ky, scale)
                 power = 0.5 * np.sum(c2[i, :n] * np.abs(values) ** 2)
                 for m in range(4):
                     shifted = spectrum * _phases(moved[c][m], kx, ky, box)
@@ -145,6 +195,27 @@ def refine_poses(
             out_score[i, place] = flat[child]
         out_count[i] = len(kept)
         out_evidence[i] = flat.max() + np.log(np.exp(flat - flat.max()).sum())
+
+
+def posterior_weights(
+    score: Float, class_index: Int, count: Int, rotation: Float, shift: Float, evidence: Float,
+    similarity: float, weights: Float, report: Float,
+) -> None:  # fmt: skip
+    """Posterior weights of cells (b, keep), blurred between classes, and a report (b, 13 + K)."""
+    classes = report.shape[1] - 13
+    weights[:] = 0
+    for i, cells in enumerate(count):
+        own = np.exp(score[i, :cells].astype(np.float64) - score[i, 0])
+        own /= own.sum()
+        of_class = class_index[i, :cells]
+        mass = np.bincount(of_class, own, classes)
+        kept = mass > 0
+        wanted = np.where(kept, (1 - similarity) * mass + similarity / kept.sum(), 0)
+        if classes == 1:
+            wanted = mass
+        weights[i, :cells] = own * (wanted / np.where(kept, mass, 1))[of_class]
+        report[i, :9], report[i, 9:11] = rotation[i, 0], shift[i, 0]
+        report[i, 11], report[i, 12], report[i, 13:] = weights[i, 0], evidence[i], wanted
 
 
 def _first_seen(ids: Int) -> list[int]:
@@ -183,6 +254,21 @@ def insert_particles(
     statistics += total.astype(statistics.dtype)
 
 
+def insert_halves(
+    statistics: Float, first: int, decay: Float, kx: Float, ky: Float, ikx: Int, iky: Int,
+    scale: float, box: float, a_re: Float, a_im: Float, c2: Float, n: int,
+    cell_rotation: Float, cell_rotation_id: Int, cell_shift: Float, cell_class: Int,
+    cell_weight: Float, cell_count: Int,
+) -> None:  # fmt: skip
+    """Let statistics (2, K, ...) fade and add the particles of each half-set to theirs."""
+    statistics *= decay[:, None, None, None, None]
+    for h, members in enumerate((np.arange(first), np.arange(first, len(cell_count)))):
+        insert_particles(
+            statistics[h], members, kx, ky, ikx, iky, scale, box, a_re, a_im, c2, n,
+            cell_rotation, cell_rotation_id, cell_shift, cell_class, cell_weight, cell_count,
+        )  # fmt: skip
+
+
 def ctf_rows(
     kx: Float, ky: Float, step: float, parameters: Float,
     wavelength: Float, cs_angstrom: Float, amplitude: Float, out: Float,
@@ -203,14 +289,15 @@ def ctf_rows(
 
 
 def weigh_rows(
-    segments: list[Complex], segment_bits: int, width: int, rows: Int,
+    segments: list[Complex], segment_bits: int, width: int, places: Int,
     parameters: Float, group: Int, variance: Float, kx: Float, ky: Float, step: float,
     a_re: Float, a_im: Float, c2: Float,
 ) -> None:  # fmt: skip
-    """``weigh`` of the store's ``rows``; ``segments`` are arrays here, not addresses."""
-    n = a_re.shape[1]
-    spectra = np.stack([segments[row >> segment_bits][row % (1 << segment_bits)] for row in rows])
-    ctf = np.empty((len(rows), n))
+    """``weigh`` of stored particles; ``segments`` are arrays here, not addresses."""
+    n, size = a_re.shape[1], 1 << segment_bits
+    spectra = np.stack([segments[place >> segment_bits][place % size] for place in places[0]])
+    parameters, group = parameters[places[1]], group[places[1]]
+    ctf = np.empty((len(group), n))
     optics = parameters[:, 4], parameters[:, 5], parameters[:, 6]
     ctf_rows(kx[:n], ky[:n], step, parameters[:, :4], *optics, ctf)
     weighted = ctf / variance[group]
@@ -224,9 +311,3 @@ def normalise_images(images: Float, outside: npt.NDArray[np.bool_], out: Float) 
         background = source.ravel()[outside].astype(np.float64)
         deviation = background.std()
         target[:] = (source - background.mean()) / (deviation if deviation > 0 else 1.0)
-
-
-def segment_sums(values: Float, order: Int, starts: Int, sums: Any) -> None:
-    """Sums of ``values[order]`` between ``starts``."""
-    for s in range(len(sums)):
-        sums[s] = values[order[starts[s] : starts[s + 1]]].sum()

@@ -9,31 +9,33 @@ learner is fully described by what ``dump`` returns.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from reconstruct import device_maps
 from reconstruct.backend import Backend, cpu_backend
-from reconstruct.classes import blur_classes, class_mass, similarity_at
+from reconstruct.classes import similarity_at
 from reconstruct.extent import particle_radius_pixels
 from reconstruct.fourier import HalfPlane
-from reconstruct.rotations import random_rotations, rotation_grid
-from reconstruct.schedule import Schedule, ShellGrowth, grow_radius, search_cuts
+from reconstruct.learned import LearnResult, Start, first_half, learned
+from reconstruct.rotations import random_rotations
+from reconstruct.schedule import Schedule, ShellGrowth, grow_radius, mask_fits, search_cuts
 from reconstruct.search import (
     Poses,
     SearchPlan,
     WeightedBatch,
+    join_poses,
     local_start,
     make_plan,
-    merge_poses,
     search_poses,
 )
-from reconstruct.symmetry import asymmetric_unit, parse_group, symmetrise_statistics
+from reconstruct.search_device import search_on_device
+from reconstruct.symmetry import parse_group, symmetrise_statistics
 from reconstruct.update import (
     MapGrid,
     box_volume,
@@ -44,35 +46,14 @@ from reconstruct.update import (
     symmetric_plane,
 )
 
-__all__ = ["LearnResult", "Learner", "Start"]
+__all__ = ["Learner"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.intp]
 
 FSC_FRACTION = 0.9  # signal share assumed while the half maps are compared with each other
-MASK_EVERY = 5  # updates between fits of the masks
 NARROWEST_MASK = 0.15  # of the box, as a radius
 FSC_EVERY = 3  # updates between half-map comparisons while the radius cannot grow anyway
-
-
-@dataclass(frozen=True)
-class Start:
-    """Poses that a local search starts from."""
-
-    rotation: Float32  # (b, 9)
-    shift: Float32  # (b, 2) pixels
-    class_index: npt.NDArray[np.int32]  # (b,)
-
-
-@dataclass(frozen=True)
-class LearnResult:
-    """What one update found out about its particles, in NumPy arrays."""
-
-    poses: Poses  # a device hands back only the best cell of each particle
-    weights: Float32  # (b, keep) posterior weights
-    class_mass: Float32  # (b, K)
-    stage_seconds: dict[str, float]
 
 
 @dataclass
@@ -96,7 +77,9 @@ class Learner:
     mask_radius: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) pixels
     evidence: float = 0.0  # running mean per particle, nats
     statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 1, 3), np.float32))
-    cubes: tuple[Float32, Float32] | None = None  # what each half-set is scored against
+    cubes: Float32 | None = (
+        None  # (K or 2 K, g, g, g, 2) what all, or each half-set, is scored with
+    )
     group: str = "C1"  # symmetry that maps are averaged over
     split: bool = False  # whether the half-sets have references of their own
     backend: Backend = field(default_factory=cpu_backend)  # where statistics and cubes are
@@ -159,19 +142,30 @@ class Learner:
             self.statistics = self.statistics[:, :, span, span, : reach + 2].copy()
             self.statistics[..., reach + 1, :] = 0
         self._reserve(self.insert_radius)
-        self.fsc = [self.compare_halves(k) for k in range(self.n_classes)]
+        self.fsc = self.compare_halves()
         self._make_cubes()
 
-    def _fit_masks(self) -> None:
+    def _fit_masks(self, workers: Executor) -> None:
         """Close each class's mask in on its particle, never wider than the session's."""
-        for k in range(self.n_classes):
-            spectrum = self.map_spectrum(k, self.fsc[k], radius=self.radius)
-            volume = box_volume(self.backend.asnumpy(spectrum), self.grid, windowed=True)
+        volumes = self._box_volumes(workers)
+        for k, radius in enumerate(workers.map(particle_radius_pixels, volumes)):
             self.mask_radius[k] = np.clip(
-                particle_radius_pixels(volume),
-                NARROWEST_MASK * self.grid.box,
-                self.grid.mask_radius_pixels,
+                radius, NARROWEST_MASK * self.grid.box, self.grid.mask_radius_pixels
             )
+
+    def _box_volumes(self, workers: Executor) -> Iterable[Float32]:
+        """Maps of all classes within the session's mask, at the working radius."""
+        if not self.backend.on_device:
+
+            def volume(k: int) -> Float32:
+                spectrum = self.map_spectrum(k, self.fsc[k], radius=self.radius)
+                return box_volume(spectrum, self.grid, windowed=True)
+
+            return workers.map(volume, range(self.n_classes))
+        cropped = self._device_crops(self.radius)
+        return device_maps.box_volumes(
+            cropped, self.grid, radius=self.radius, fsc=self.fsc, backend=self.backend
+        )
 
     def class_grid(self, k: int) -> MapGrid:
         """Sampling of class ``k`` with its own mask."""
@@ -205,7 +199,7 @@ class Learner:
         batch
             Particles up to at least ``plane.count(insert_radius)`` coefficients, on the backend.
         half
-            (b,) half-set of each particle, 0 or 1.
+            (b,) half-set of each particle, 0 or 1, in this order.
         window
             Particles that the statistics remember; ``inf`` forgets nothing.
         cold
@@ -215,29 +209,26 @@ class Learner:
         """
         began = self.clock()
         rng = self._rng()
-        poses = self._search(batch, half, rng, cold=cold, workers=workers, start=start)
-        weights = self._blurred(poses, poses.weights(self.backend.xp))
-        mass = self.backend.asnumpy(class_mass(poses, weights, self.n_classes, self.backend.xp))
+        first = first_half(half)
+        poses = self._search(batch, first, rng, cold=cold, workers=workers, start=start)
+        weights, found = learned(poses, self.n_classes, self._similarity, self.backend)
         searched = self.clock()
-        self._accumulate(batch, half, poses, weights, mass, window, workers)
+        self._accumulate(batch, first, poses, weights, found.class_mass, window, workers)
         inserted = self.clock()
         self.presented += len(batch)
         self.updates += 1
         if self.cubes is not None:
             keep = np.exp(-len(batch) / 500.0)
-            mean = float(poses.evidence.mean())
+            mean = float(found.poses.evidence.mean())
             self.evidence = keep * self.evidence + (1 - keep) * mean
-        self._renew()
+        self._renew(workers, len(batch))
         done = self.clock()
         stages = {
             "search": searched - began,
             "insert": inserted - searched,
             "reconstruct": done - inserted,
         }
-        if self.backend.on_device:
-            poses = poses.moved(self.backend.asnumpy, keep=1)
-            weights = self.backend.asnumpy(weights[:, :1])
-        return LearnResult(poses=poses, weights=weights, class_mass=mass, stage_seconds=stages)
+        return replace(found, stage_seconds=stages)
 
     def adopt(
         self,
@@ -248,74 +239,81 @@ class Learner:
         workers: Executor,
     ) -> None:
         """Learn from poses on the backend that are known, without a search."""
-        weights = poses.weights(self.backend.xp)
-        mass = self.backend.asnumpy(class_mass(poses, weights, self.n_classes, self.backend.xp))
-        self._accumulate(batch, half, poses, weights, mass, np.inf, workers)
+        weights, found = learned(poses, self.n_classes, 0.0, self.backend)
+        first = first_half(half)
+        self._accumulate(batch, first, poses, weights, found.class_mass, np.inf, workers)
         self.presented += len(batch)
-        self._renew()
+        self._renew(workers, len(batch))
 
-    def _blurred(self, poses: Poses, weights: Float32) -> Float32:
-        similarity = similarity_at(
+    @property
+    def _similarity(self) -> float:
+        return similarity_at(
             self.presented, self.class_similarity, cold_presented=self.schedule.cold_presented
         )
-        return blur_classes(poses, weights, self.n_classes, similarity, self.backend.xp)
 
     def _search(
         self,
         batch: WeightedBatch,
-        half: npt.NDArray[np.intp],
+        first: int,
         rng: np.random.Generator,
         *,
         cold: bool,
         workers: Executor,
         start: Start | None,
     ) -> Poses:
-        b = len(batch)
+        b, xp = len(batch), self.backend.xp
         if self.cubes is None:  # nothing known: random poses and classes make the first volume
-            known = local_start(
-                random_rotations(rng, b).reshape(-1, 9).astype(np.float32),
-                np.zeros((b, 2), np.float32),
-                rng.integers(0, self.n_classes, b).astype(np.int32),
-                keep=1,
-                xp=self.backend.xp,
-            )
-            return known
+            rotation = random_rotations(rng, b).reshape(-1, 9).astype(np.float32)
+            classes = rng.integers(0, self.n_classes, b).astype(np.int32)
+            return local_start(rotation, np.zeros((b, 2), np.float32), classes, keep=1, xp=xp)
         plan = self.plan(cold=cold)
         smoothed = (self.class_share + 0.02 / self.n_classes) / 1.02
+        log_class_weights = np.log(smoothed).astype(np.float32)
         turn = random_rotations(rng, 1)[0]
 
-        def search(part: WeightedBatch, cubes: Float32, rows: slice | Indices) -> Poses:
-            cells = None
-            if start is not None:
-                known = (start.rotation[rows], start.shift[rows], start.class_index[rows])
-                cells = local_start(*known, keep=plan.keep, xp=self.backend.xp)
-            return search_poses(
-                part,
-                cubes,
+        def cells(rows: slice) -> Poses | None:
+            if start is None:
+                return None
+            known = (start.rotation[rows], start.shift[rows], start.class_index[rows])
+            return local_start(*known, keep=plan.keep, xp=xp)
+
+        if self.backend.on_device:
+            return search_on_device(
+                batch,
+                self.cubes,
+                first if self.split else b,
                 self._plane,
                 plan,
                 scale=self.grid.scale,
-                log_class_weights=np.log(smoothed).astype(np.float32),
+                log_class_weights=log_class_weights,
                 turn=turn,
-                base=_base_grid(plan.coarse_count, self.group),
-                workers=workers,
-                start=cells,
+                group=self.group,
                 backend=self.backend,
+                start=cells(slice(None)),
             )
-
-        if not self.split:
-            return search(batch, self.cubes[0], slice(None))
-        members = [np.flatnonzero(half == h) for h in (0, 1)]
-        found = [
-            search(batch.rows(self.backend.asarray(rows)), self.cubes[h], rows)
-            for h, rows in enumerate(members)
-        ]
-        return merge_poses(found, [self.backend.asarray(rows) for rows in members], self.backend.xp)
+        sets = [(slice(0, first), 0), (slice(first, b), self.n_classes)]
+        return join_poses(
+            [
+                search_poses(
+                    batch.span(rows),
+                    self.cubes[begin : begin + self.n_classes],
+                    self.plane,
+                    plan,
+                    scale=self.grid.scale,
+                    log_class_weights=log_class_weights,
+                    turn=turn,
+                    group=self.group,
+                    workers=workers,
+                    start=cells(rows),
+                )
+                for rows, begin in (sets if self.split else [(slice(0, b), 0)])
+            ]
+        )
 
     def _accumulate(
         self,
         batch: WeightedBatch,
-        half: npt.NDArray[np.intp],
+        first: int,
         poses: Poses,
         weights: Float32,
         mass: Float32,
@@ -325,117 +323,120 @@ class Learner:
         received = mass.sum(axis=0, dtype=np.float64)  # (K,)
         # A class forgets by what it receives, so a rare one keeps its particles for longer.
         decay = np.exp(-received * self.n_classes / window).astype(np.float32)
-        for k in range(self.n_classes):
-            if decay[k] < 1:
-                self.statistics[:, k] *= float(decay[k])
         self.mass = self.mass * decay + received
         keep = np.exp(-len(batch) / min(window, 3000.0))
         self.class_share = keep * self.class_share + (1 - keep) * received / len(batch)
-        n = self.plane.count(self.insert_radius)
-        kx, ky = self._plane.kx, self._plane.ky
-        ikx, iky = kx.astype(np.int32), ky.astype(np.int32)
+        particles = (
+            self._plane.kx, self._plane.ky, *self._plane.integers,
+            np.float32(self.grid.scale), float(self.plane.box),
+            batch.a_re, batch.a_im, batch.c2, self.plane.count(self.insert_radius),
+            poses.rotation, poses.rotation_id, poses.shift, poses.class_index, weights, poses.count,
+        )  # fmt: skip
+        kernels = self.backend.kernels
+        if self.backend.on_device:
+            kernels.insert_halves(self.statistics, first, self.backend.asarray(decay), *particles)
+            return
+        for k in range(self.n_classes):
+            if decay[k] < 1:
+                self.statistics[:, k] *= float(decay[k])
 
         def insert(h: int) -> None:
-            self.backend.kernels.insert_particles(
-                self.statistics[h], self.backend.asarray(np.flatnonzero(half == h)),
-                kx, ky, ikx, iky,
-                np.float32(self.grid.scale), float(self.plane.box),
-                batch.a_re, batch.a_im, batch.c2, n,
-                poses.rotation, poses.rotation_id, poses.shift, poses.class_index,
-                weights, poses.count,
-            )  # fmt: skip
+            members = np.arange(0, first) if h == 0 else np.arange(first, len(batch))
+            kernels.insert_particles(self.statistics[h], members, *particles)
 
-        run = map if self.backend.on_device else workers.map
-        for _ in run(insert, (0, 1)):
+        for _ in workers.map(insert, (0, 1)):
             pass
 
-    def _renew(self) -> None:
+    def _renew(self, workers: Executor, added: int) -> None:
         """Compare the half maps if it is time, grow the radius, make the next volumes."""
         presented = self.presented
         due = presented - self.growth.presented_at_growth >= self.schedule.grow_every
         growing = due and self.radius < self.max_radius
         if growing or self.updates % FSC_EVERY == 0:
-            self.fsc = [self.compare_halves(k) for k in range(self.n_classes)]
+            self.fsc = self.compare_halves()
         if growing:
             best = np.max(self.fsc, axis=0)
             self.growth = grow_radius(
                 self.growth, best, presented, schedule=self.schedule, max_radius=self.max_radius
             )
             self._reserve(self.insert_radius)
-        if self.presented >= self.schedule.mask_from and self.updates % MASK_EVERY == 0:
-            self._fit_masks()
+        if mask_fits(presented, self.schedule) > mask_fits(presented - added, self.schedule):
+            self._fit_masks(workers)
         self._make_cubes()
 
     def _make_cubes(self) -> None:
-        def references(halves: tuple[int, ...]) -> Float32:
-            return self.backend.xp.stack(  # type: ignore[no-any-return]
-                [
-                    reference_cube(self._reference(k, halves), self.class_grid(k), self.backend)
-                    for k in range(self.n_classes)
-                ]
+        """Make what particles are scored against next."""
+        sets = 2 if self.split else 1
+        if self.backend.on_device:
+            self.cubes = device_maps.reference_cubes(
+                self._device_crops(self.radius),
+                self.grid,
+                sets=sets,
+                radius=self.radius,
+                join=self.schedule.join_radius,
+                fsc=self.fsc,
+                radii=self.mask_radius,
+                backend=self.backend,
             )
-
-        if self.split:
-            self.cubes = (references((0,)), references((1,)))
-        else:
-            both = references((0, 1))
-            self.cubes = (both, both)
+            return
+        self.cubes = np.stack(
+            [
+                reference_cube(self._reference(k, halves), self.class_grid(k))
+                for halves in ((0, 1), (0,), (1,))[sets - 1 : 2 * sets - 1]
+                for k in range(self.n_classes)
+            ]
+        )
 
     def _reference(self, k: int, halves: tuple[int, ...]) -> npt.NDArray[np.complex64]:
         """Map that particles are scored against: of one half-set, joined at low resolution."""
-        own = self._spectrum(k, self.fsc[k], self.radius, halves)
+        own = self.map_spectrum(k, self.fsc[k], radius=self.radius, halves=halves)
         if len(halves) == 2:
             return own
-        both = self._spectrum(k, self.fsc[k], self.radius, (0, 1))
-        return join_low_frequencies(own, both, self.grid, self.schedule.join_radius, self.backend)
+        both = self.map_spectrum(k, self.fsc[k], radius=self.radius)
+        return join_low_frequencies(own, both, self.grid, self.schedule.join_radius)
 
-    def compare_halves(self, k: int) -> Float64:
-        """Half-map FSC of class ``k``, (max_radius + 1,), 0 beyond what particles entered."""
+    def compare_halves(self) -> list[Float64]:
+        """Half-map FSC of each class, (max_radius + 1,), 0 beyond what particles entered."""
         radius = self.insert_radius
-        reach = self.grid.reach(radius)
-        fraction = np.full(radius + 1, FSC_FRACTION)
-        first, second = (
-            quotient(
-                self._averaged(symmetric_plane(self.statistics[h, k], reach, self.backend)),
+        curves = np.zeros((self.n_classes, self.max_radius + 1))
+        if self.backend.on_device:
+            curves[:, : radius + 1] = device_maps.compare_halves(
+                self._device_crops(radius),
                 self.grid,
-                radius,
-                fraction,
-                self.backend,
+                radius=radius,
+                fraction=FSC_FRACTION,
+                radii=self.mask_radius,
+                backend=self.backend,
             )
-            for h in (0, 1)
-        )
-        fsc = np.zeros(self.max_radius + 1)
-        fsc[: radius + 1] = half_map_fsc(first, second, self.class_grid(k), radius, self.backend)
-        return fsc
+            return list(curves)
+        fraction = np.full(radius + 1, FSC_FRACTION)
+        for k, curve in enumerate(curves):
+            first, second = (
+                quotient(self._crop(k, (h,), radius), self.grid, radius, fraction) for h in (0, 1)
+            )
+            curve[: radius + 1] = half_map_fsc(first, second, self.class_grid(k), radius)
+        return list(curves)
 
-    def _averaged(self, crop: Float32) -> Float32:
-        """Statistics averaged over the symmetry group."""
+    def _device_crops(self, radius: int) -> Any:
+        """Statistics of every class and half-set up to ``radius``, on the device."""
+        reach = self.grid.reach(radius)
+        return device_maps.crops(self.statistics, reach, self.group, self.backend)
+
+    def _crop(self, k: int, halves: tuple[int, ...], radius: int) -> Float32:
+        """Statistics of class ``k`` up to ``radius``, averaged over the group, on the host."""
+        total = sum((self.statistics[h, k] for h in halves[1:]), self.statistics[halves[0], k])
+        crop = symmetric_plane(self.backend.asnumpy(total), self.grid.reach(radius))
         if self.group == "C1":
             return crop
-        operators = parse_group(self.group).operators
-        averaged = symmetrise_statistics(self.backend.asnumpy(crop), operators)
-        return self.backend.asarray(averaged)  # type: ignore[no-any-return]
+        return symmetrise_statistics(crop, parse_group(self.group).operators)
 
     def map_spectrum(
         self, k: int, fsc: Float64, *, radius: int, halves: tuple[int, ...] = (0, 1)
     ) -> npt.NDArray[np.complex64]:
         """Wiener-filtered map of class ``k``, a centred half cube in NumPy, of one half or both."""
-        return self.backend.asnumpy(self._spectrum(k, fsc, radius, halves))
-
-    def _spectrum(
-        self, k: int, fsc: Float64, radius: int, halves: tuple[int, ...]
-    ) -> npt.NDArray[np.complex64]:
-        """``map_spectrum`` on the backend."""
-        crop = self._averaged(
-            symmetric_plane(
-                sum((self.statistics[h, k] for h in halves[1:]), self.statistics[halves[0], k]),
-                self.grid.reach(radius),
-                self.backend,
-            )
-        )
         clipped = np.clip(fsc, 0.02, 0.999)
         fraction = 2 * clipped / (1 + clipped) if len(halves) == 2 else clipped
-        return quotient(crop, self.grid, radius, fraction, self.backend)
+        return quotient(self._crop(k, halves, radius), self.grid, radius, fraction)
 
     def dump(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.generic]]]:
         """Everything that changes: a JSON-able dict and arrays."""
@@ -475,10 +476,3 @@ class Learner:
         self.cubes = None
         if meta["started"]:
             self._make_cubes()
-
-
-@lru_cache(maxsize=4)
-def _base_grid(count: int, group: str) -> Float64:
-    """Coarse rotations to search: of the whole of SO(3), or of the group's asymmetric unit."""
-    grid = rotation_grid(count)
-    return grid if group == "C1" else grid[asymmetric_unit(grid, parse_group(group).operators)]

@@ -6,14 +6,16 @@ fit: a device keeps as many particles as there is room for, and fetches the othe
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from reconstruct.backend import Backend, DeviceError
 from reconstruct.fourier import make_half_plane
+from reconstruct.kernels_cuda import UNIT_SHIFTS, fragment_shape
 from reconstruct.schedule import Schedule
-from reconstruct.search import coarse_bytes_per_particle, make_plan
+from reconstruct.search import make_plan
 from reconstruct.types import EngineSettings, Geometry
-from reconstruct.update import MapGrid
+from reconstruct.update import MapGrid, transform_size
 
 __all__ = ["MemoryNeed", "MemoryPlan", "memory_need", "plan_memory"]
 
@@ -75,17 +77,20 @@ def memory_need(
     starts = settings.race_starts if settings.race_starts > 1 else 0
     edge, race_edge = (2 * grid.reach(radius) + 1 for radius in (max_radius, race_radius))
     plan = make_plan(max_radius, box=grid.box, max_shift_pixels=max_shift_pixels)
-    coarse = coarse_bytes_per_particle(
-        plan, classes=classes, coefficients=plane.count(plan.coarse_radius)
-    )
-    slices = classes * plan.coarse_count * 3 * plane.count(plan.coarse_radius) * FLOAT_BYTES
+    units = -(-(plan.shift_cells**2) // UNIT_SHIFTS)
+    coarse = FLOAT_BYTES * units * classes * plan.coarse_count
+    slices = 2 * classes * plan.coarse_count * plane.count(plan.coarse_radius) * COMPLEX_BYTES
+    fragments = FLOAT_BYTES * math.prod(fragment_shape(2 * classes, plan.coarse_count))
     rows = settings.minibatch_final * 3 * len(plane.kx) * FLOAT_BYTES
+    transform = transform_size(grid.reach(max_radius)) ** 3
     return MemoryNeed(
         statistics=2 * classes * 3 * FLOAT_BYTES * max(final, starts * racing),
         # the old references live until the new ones are made
         references=2 * classes * COMPLEX_BYTES * max(2 * edge**3, starts * race_edge**3),
-        update=classes * 3 * SUM_BYTES * final + 8 * COMPLEX_BYTES * (edge + 3) ** 3,
-        search=rows + slices + SMALLEST_CHUNK * coarse,
+        # sums of the back-projection; crops, then spectra, maps and spectra again; one whole map
+        update=2 * classes * (3 * (SUM_BYTES + FLOAT_BYTES) * final + 3 * FLOAT_BYTES * transform)
+        + 3 * FLOAT_BYTES * grid.padded**3,
+        search=rows + slices + fragments + SMALLEST_CHUNK * coarse,
         particle=len(plane.kx) * COMPLEX_BYTES,
     )
 

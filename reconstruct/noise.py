@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct import kernels_cpu
+from reconstruct.backend import Backend, cpu_backend
 from reconstruct.fourier import HalfPlane, image_spectra
 
 __all__ = ["NoiseSpectra", "normalise", "outside_power", "smooth_spectrum"]
@@ -24,21 +24,30 @@ Float64 = npt.NDArray[np.float64]
 NOISE_PARTICLES = 2000  # the noise spectra are the mean over this many first particles
 
 
-def normalise(images: npt.NDArray[np.floating], window: Float32) -> Float32:
-    """Background mean 0 and standard deviation 1, measured where ``window`` is 0 (n, box, box)."""
-    values = np.ascontiguousarray(images, dtype=np.float32)
-    out = np.empty_like(values)
-    kernels_cpu.normalise_images(values, (window == 0).ravel(), out)
+def normalise(images: Any, window: Float32, backend: Backend | None = None) -> Any:
+    """Background mean 0 and standard deviation 1, measured where ``window`` is 0 (n, box, box).
+
+    The result is on the backend; images may be on the host.
+    """
+    backend = backend or cpu_backend()
+    values = backend.asarray(images).astype(np.float32, copy=False)
+    out = backend.xp.empty_like(values)
+    backend.kernels.normalise_images(values, backend.asarray((window == 0).ravel()), out)
     return out
 
 
-def outside_power(images: Float32, window: Float32, plane: HalfPlane) -> Float64:
+def outside_power(
+    images: Any, window: Float32, plane: HalfPlane, backend: Backend | None = None
+) -> Float64:
     """Noise power per image and shell (n, max_radius + 1) from the part outside the window.
 
-    Scaled to the window's energy, as the variance of the real and of the imaginary part.
+    Scaled to the window's energy, as the variance of the real and of the imaginary part. Images are
+    on the backend.
     """
+    backend = backend or cpu_backend()
     outside = 1.0 - window
-    spectra = image_spectra(images * outside, plane)
+    outer = images * backend.asarray(outside)
+    spectra = backend.asnumpy(image_spectra(outer, plane, xp=backend.xp, fft=backend.fft))
     energy = float((window**2).sum() / (outside**2).sum())
     return plane.per_shell_mean(np.square(np.abs(spectra))) * (0.5 * energy)
 
@@ -69,11 +78,13 @@ class NoiseSpectra:
         self._sum = np.vstack([self._sum, np.zeros((1, self._sum.shape[1]))])
         self._count = np.append(self._count, 0.0)
 
-    def measure(self, images: Float32, window: Float32, plane: HalfPlane) -> None:
+    def measure(
+        self, images: Any, window: Float32, plane: HalfPlane, backend: Backend | None = None
+    ) -> None:
         """Measure the next particles that arrived, as far as they are wanted."""
         wanted = NOISE_PARTICLES - int(self._count.sum()) - len(self._waiting)
         if wanted > 0:
-            power = outside_power(images[:wanted], window, plane)
+            power = outside_power(images[:wanted], window, plane, backend)
             self._waiting = np.concatenate([self._waiting, power])
 
     def count(self, groups: npt.NDArray[np.integer]) -> None:

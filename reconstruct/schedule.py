@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Schedule", "ShellGrowth", "grow_radius", "memory_window", "search_cuts"]
+__all__ = ["Schedule", "ShellGrowth", "grow_radius", "mask_fits", "memory_window", "search_cuts"]
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Schedule:
     cold_presented: int = 1500  # presentations with the shortest memory
     warm_window: float = 150.0
     mask_from: int = 500  # particles presented before masks close in
+    mask_every: int = 250  # particles presented between fits of the masks, at first
+    mask_growth: float = 0.15  # later they are fitted after this share of what was presented
     join_radius: int = 8  # shells up to which split half-sets share a reference (40 A)
     insert_beyond: int = 2  # shells beyond the scored radius that enter the statistics
 
@@ -52,6 +54,17 @@ def grow_radius(
     if float(fsc[min(growth.radius, len(fsc) - 1)]) <= schedule.fsc_to_grow:
         return growth
     return ShellGrowth(growth.radius + 1, presented)
+
+
+def mask_fits(presented: float, schedule: Schedule) -> int:
+    """Fits of the masks that are due by ``presented``: at even, later at growing distances."""
+    if presented < schedule.mask_from:
+        return 0
+    even = schedule.mask_every / schedule.mask_growth  # where both distances are the same
+    if presented < even:
+        return int(presented // schedule.mask_every)
+    late = np.log(presented / even) / np.log1p(schedule.mask_growth)
+    return int(even // schedule.mask_every + late)
 
 
 def memory_window(seen: int, presented: float, *, cold: bool, schedule: Schedule) -> float:

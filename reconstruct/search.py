@@ -8,7 +8,7 @@ grid is not in the likelihood; the last level is the posterior itself.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,20 +17,27 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reconstruct import kernels_cpu
 from reconstruct.backend import Backend, cpu_backend
 from reconstruct.fourier import HalfPlane
 from reconstruct.rotations import child_offsets, grid_step, rotation_grid
+from reconstruct.symmetry import asymmetric_unit, parse_group
 
 __all__ = [
     "Poses",
     "SearchPlan",
     "WeightedBatch",
-    "coarse_bytes_per_particle",
+    "base_grid",
+    "empty_poses",
+    "join_poses",
     "local_start",
     "make_plan",
-    "merge_poses",
+    "pose_rows",
+    "refine_levels",
     "search_poses",
+    "shift_grid",
     "weigh",
+    "with_prior",
 ]
 
 Float32 = npt.NDArray[np.float32]
@@ -59,8 +66,8 @@ class WeightedBatch:
     def __len__(self) -> int:
         return len(self.c2)
 
-    def rows(self, rows: npt.NDArray[np.intp]) -> WeightedBatch:
-        """The particles ``rows``."""
+    def span(self, rows: slice) -> WeightedBatch:
+        """The particles ``rows``, as views."""
         return WeightedBatch(self.a_re[rows], self.a_im[rows], self.c2[rows])
 
 
@@ -101,28 +108,35 @@ class Poses:
     evidence: Float32  # (b,) log mean exp over poses and classes
     levels: int = 0  # subdivisions behind the cells
 
-    def weights(self, xp: Any = np) -> Float32:
+    def weights(self) -> Float32:
         """Posterior weights (b, keep): non-zero for valid cells, rows sum to 1."""
-        valid = xp.arange(self.score.shape[1])[None, :] < self.count[:, None]
-        shifted = xp.where(valid, self.score - self.score[:, :1], -np.inf)
-        weights = xp.exp(shifted)
-        return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)  # type: ignore[no-any-return]
+        valid = np.arange(self.score.shape[1])[None, :] < self.count[:, None]
+        weights = np.exp(np.where(valid, self.score - self.score[:, :1], -np.inf))
+        shares: Float32 = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+        return shares
 
-    def moved(self, convert: Callable[[Any], Any], *, keep: int | None = None) -> Poses:
-        """The first ``keep`` cells of each row, every array through ``convert``."""
-        columns = {name: getattr(self, name) for name in _COLUMNS}
-        if keep is not None:
-            columns = {n: a[:, :keep] if a.ndim > 1 else a for n, a in columns.items()}
-        return Poses(**{n: convert(a) for n, a in columns.items()}, levels=self.levels)
+    @classmethod
+    def from_report(cls, report: Float32, *, levels: int) -> Poses:
+        """Best cells alone, from what a device reports (b, 13 + K): see ``posterior``."""
+        b = len(report)
+        none = np.zeros((b, 1), np.int32)
+        return cls(
+            rotation=report[:, None, :9],
+            rotation_id=none,
+            shift=report[:, None, 9:11],
+            shift_id=none,
+            class_index=np.argmax(report[:, 13:], axis=1)[:, None].astype(np.int32),
+            score=np.zeros((b, 1), np.float32),
+            count=np.ones(b, np.int32),
+            evidence=report[:, 12],
+            levels=levels,
+        )
 
 
-def merge_poses(parts: list[Poses], members: list[npt.NDArray[np.intp]], xp: Any = np) -> Poses:
-    """Put the poses of disjoint parts of a batch back into the batch's order."""
-    merged = _empty(sum(len(rows) for rows in members), parts[0].score.shape[1], xp)
-    for part, rows in zip(parts, members, strict=True):
-        for name in _COLUMNS:
-            getattr(merged, name)[rows] = getattr(part, name)
-    return replace(merged, levels=parts[0].levels)
+def join_poses(parts: list[Poses]) -> Poses:
+    """Put the poses of consecutive parts of a batch one after another."""
+    columns = {n: np.concatenate([getattr(part, n) for part in parts]) for n in _COLUMNS}
+    return Poses(**columns, levels=parts[0].levels)
 
 
 def make_plan(
@@ -190,8 +204,7 @@ def search_poses(
     turn: npt.NDArray[np.float64],
     workers: Executor,
     start: Poses | None = None,
-    base: npt.NDArray[np.float64] | None = None,
-    backend: Backend | None = None,
+    group: str = "C1",
 ) -> Poses:
     """Posterior over classes, rotations and shifts of every particle.
 
@@ -206,61 +219,66 @@ def search_poses(
         same grid.
     start
         Cells to start from instead of the coarse pass (a local search).
-    base
-        Coarse rotations to use instead of the full grid (an asymmetric unit).
-    backend
-        Where ``batch``, ``cubes``, ``plane.kx``, ``plane.ky`` and ``start`` are, and the result
-        will be; the CPU when omitted.
+    group
+        Symmetry whose asymmetric unit is searched.
     """
-    backend = backend or cpu_backend()
-    b, keep = len(batch), plan.keep
-    poses = _empty(b, keep, backend.xp)
-    coarse, bytes_per_row = None, 1
-    log_prior = backend.asarray(log_class_weights, np.float32)
+    backend = cpu_backend()
+    poses = empty_poses(len(batch), plan.keep)
+    base = base_grid(plan.coarse_count, group)
+    coarse = None
     if start is None:
-        coarse = _prepare_coarse(cubes, plane, plan, scale, log_prior, turn, base, backend)
-        bytes_per_row = coarse_bytes_per_particle(plan, classes=len(cubes), coefficients=coarse.n)
+        coarse = _prepare_coarse(cubes, plane, plan, scale, log_class_weights, turn, base)
 
     def work(rows: slice) -> None:
-        part = WeightedBatch(batch.a_re[rows], batch.a_im[rows], batch.c2[rows])
+        part = batch.span(rows)
         if coarse is not None:
-            cells = _coarse_cells(part, coarse, plan, len(cubes), backend)
+            cells = _coarse_cells(part, coarse, plan, len(cubes))
         else:
             assert start is not None
-            cells = _rows(start, rows)
-        _refine(part, cells, cubes, plane, plan, scale, log_prior, _rows(poses, rows), backend)
+            cells = pose_rows(start, rows)
+        target = pose_rows(poses, rows)
+        refine_levels(part, cells, cubes, plane, plan, scale, log_class_weights, target, backend)
 
-    backend.run_chunks(work, b, bytes_per_row=bytes_per_row, workers=workers)
-    unit = 1.0 if base is None else len(base) / plan.coarse_count
-    log_cells = np.float32(plan.log_cells + np.log(unit))
+    backend.run_chunks(work, len(batch), bytes_per_row=1, workers=workers)
+    return with_prior(poses, plan, len(base))
+
+
+def with_prior(poses: Poses, plan: SearchPlan, base_rotations: int) -> Poses:
+    """Take the flat prior over the last level's cells, of a base grid or a part of it, in."""
+    log_cells = np.float32(plan.log_cells + np.log(base_rotations / plan.coarse_count))
     return replace(poses, evidence=poses.evidence - log_cells, levels=len(plan.level_radii))
 
 
-def coarse_bytes_per_particle(plan: SearchPlan, *, classes: int, coefficients: int) -> int:
-    """Memory that the coarse pass takes for each particle of a chunk."""
-    shifts, rotations = plan.shift_cells**2, plan.coarse_count * classes
-    return 4 * (shifts * rotations + rotations + shifts * 2 * coefficients)
+@lru_cache(maxsize=8)
+def base_grid(count: int, group: str) -> npt.NDArray[np.float64]:
+    """Coarse rotations to search: of the whole of SO(3), or of the group's asymmetric unit."""
+    grid = rotation_grid(count)
+    return grid if group == "C1" else grid[asymmetric_unit(grid, parse_group(group).operators)]
 
 
-@lru_cache(maxsize=4)
-def _grid(count: int) -> npt.NDArray[np.float64]:
-    return rotation_grid(count)
+def shift_grid(cells: int, step_pixels: float) -> npt.NDArray[np.float64]:
+    """Centres (cells^2, 2) in x, y of a square of shifts around 0."""
+    axis = (np.arange(cells) - (cells - 1) / 2) * step_pixels
+    return np.stack(np.meshgrid(axis, axis, indexing="xy"), axis=-1).reshape(-1, 2)
 
 
-def _empty(b: int, keep: int, xp: Any = np) -> Poses:
+def empty_poses(b: int, keep: int, xp: Any = np) -> Poses:
+    """Poses of ``b`` particles without a cell; a device leaves unset what ``count`` rules out."""
+    make = np.zeros if xp is np else xp.empty
     return Poses(
-        rotation=xp.zeros((b, keep, 9), np.float32),
-        rotation_id=xp.zeros((b, keep), np.int32),
-        shift=xp.zeros((b, keep, 2), np.float32),
-        shift_id=xp.zeros((b, keep), np.int32),
-        class_index=xp.zeros((b, keep), np.int32),
-        score=xp.zeros((b, keep), np.float32),
+        rotation=make((b, keep, 9), np.float32),
+        rotation_id=make((b, keep), np.int32),
+        shift=make((b, keep, 2), np.float32),
+        shift_id=make((b, keep), np.int32),
+        class_index=make((b, keep), np.int32),
+        score=make((b, keep), np.float32),
         count=xp.zeros(b, np.int32),
         evidence=xp.zeros(b, np.float32),
     )
 
 
-def _rows(poses: Poses, rows: slice) -> Poses:
+def pose_rows(poses: Poses, rows: slice) -> Poses:
+    """The particles ``rows``, as views."""
     return Poses(**{name: getattr(poses, name)[rows] for name in _COLUMNS})
 
 
@@ -271,60 +289,44 @@ def _prepare_coarse(
     scale: float,
     log_prior: Float32,
     turn: npt.NDArray[np.float64],
-    base: npt.NDArray[np.float64] | None,
-    backend: Backend,
+    base: npt.NDArray[np.float64],
 ) -> _Coarse:
-    xp = backend.xp
-    if base is None:
-        base = _grid(plan.coarse_count)
-    rotations = backend.asarray((turn @ base).reshape(-1, 9), np.float32)
+    rotations = np.ascontiguousarray((turn @ base).reshape(-1, 9), np.float32)
     n = plane.count(plan.coarse_radius)
     r, k = len(rotations), len(cubes)
     kx, ky = plane.kx[:n], plane.ky[:n]
-    slices = xp.empty((k * r, 2, n), np.float32)
+    slices = np.empty((k * r, 2, n), np.float32)
     for c in range(k):
-        backend.kernels.extract_slices(
-            cubes[c], rotations, kx, ky, np.float32(scale), slices[c * r : (c + 1) * r]
-        )
+        part = slices[c * r : (c + 1) * r]
+        kernels_cpu.extract_slices(cubes[c], rotations, kx, ky, np.float32(scale), part)
     half_power = 0.5 * (slices[:, 0] ** 2 + slices[:, 1] ** 2)
-    m = plan.shift_cells
-    axis = (np.arange(m) - (m - 1) / 2) * plan.shift_step_pixels
-    shifts = np.stack(np.meshgrid(axis, axis, indexing="xy"), axis=-1).reshape(-1, 2)
-    angle = -2 * np.pi / plane.box * (backend.asarray(shifts) @ xp.stack([kx, ky]))
-    # The CPU's matrix product is faster with contiguous factors; a device's takes either order.
-    arrange = xp.asarray if backend.on_device else np.ascontiguousarray
+    shifts = shift_grid(plan.shift_cells, plan.shift_step_pixels)
+    angle = -2 * np.pi / plane.box * (shifts @ np.stack([kx, ky]))
     return _Coarse(
         rotations=rotations,
-        slices=arrange(slices.reshape(k * r, 2 * n).T),
-        half_power=arrange(half_power.T),
-        log_prior=xp.repeat(log_prior, r),
-        shifts=backend.asarray(shifts, np.float32),
-        phase_re=xp.cos(angle).astype(np.float32),
-        phase_im=xp.sin(angle).astype(np.float32),
+        slices=np.ascontiguousarray(slices.reshape(k * r, 2 * n).T),
+        half_power=np.ascontiguousarray(half_power.T),
+        log_prior=np.repeat(log_prior, r),
+        shifts=shifts.astype(np.float32),
+        phase_re=np.cos(angle).astype(np.float32),
+        phase_im=np.sin(angle).astype(np.float32),
         n=n,
     )
 
 
-def _coarse_cells(
-    part: WeightedBatch, coarse: _Coarse, plan: SearchPlan, classes: int, backend: Backend
-) -> Poses:
-    b, n, xp = len(part), coarse.n, backend.xp
+def _coarse_cells(part: WeightedBatch, coarse: _Coarse, plan: SearchPlan, classes: int) -> Poses:
+    b, n = len(part), coarse.n
     t, r = len(coarse.shifts), coarse.slices.shape[1]
-    shifted = xp.empty((b, t, 2 * n), np.float32)
-    if backend.on_device:
-        kernels = backend.kernels
-        kernels.shift_rows(part.a_re, part.a_im, coarse.phase_re, coarse.phase_im, shifted)
-        scores = kernels.coarse_product(shifted.reshape(b * t, 2 * n), coarse.slices)
-    else:
-        re, im = part.a_re[:, None, :n], part.a_im[:, None, :n]
-        shifted[:, :, :n] = re * coarse.phase_re - im * coarse.phase_im
-        shifted[:, :, n:] = re * coarse.phase_im + im * coarse.phase_re
-        scores = shifted.reshape(b * t, 2 * n) @ coarse.slices
+    shifted = np.empty((b, t, 2 * n), np.float32)
+    re, im = part.a_re[:, None, :n], part.a_im[:, None, :n]
+    shifted[:, :, :n] = re * coarse.phase_re - im * coarse.phase_im
+    shifted[:, :, n:] = re * coarse.phase_im + im * coarse.phase_re
+    scores = shifted.reshape(b * t, 2 * n) @ coarse.slices
     half_power = part.c2[:, :n] @ coarse.half_power
-    index = xp.zeros((b, plan.keep), np.int32)
-    value = xp.zeros((b, plan.keep), np.float32)
-    count = xp.zeros(b, np.int32)
-    backend.kernels.select_cells(
+    index = np.zeros((b, plan.keep), np.int32)
+    value = np.zeros((b, plan.keep), np.float32)
+    count = np.zeros(b, np.int32)
+    kernels_cpu.select_cells(
         scores.reshape(b, t, r),
         half_power,
         coarse.log_prior,
@@ -346,11 +348,11 @@ def _coarse_cells(
         class_index=(turn_id // per_class).astype(np.int32),
         score=value,
         count=count,
-        evidence=xp.zeros(b, np.float32),
+        evidence=np.zeros(b, np.float32),
     )
 
 
-def _refine(
+def refine_levels(
     part: WeightedBatch,
     cells: Poses,
     cubes: Float32,
@@ -360,19 +362,22 @@ def _refine(
     log_prior: Float32,
     out: Poses,
     backend: Backend,
+    extra: Mapping[str, int] | None = None,
 ) -> None:
-    """Run all subdivision levels of one chunk; the last one lands in ``out``."""
-    ikx, iky = plane.kx.astype(np.int32), plane.ky.astype(np.int32)
+    """Run all subdivision levels of one chunk; the last one lands in ``out``.
+
+    ``extra`` goes to the backend's kernel.
+    """
+    ikx, iky = plane.integers
     step = grid_step(plan.coarse_count)
     shift_step = plan.shift_step_pixels
     last = len(plan.level_radii) - 1
     for level, radius in enumerate(plan.level_radii):
-        target = out if level == last else _empty(len(part), plan.keep, backend.xp)
-        n = plane.count(radius)
+        target = out if level == last else empty_poses(len(part), plan.keep, backend.xp)
         backend.kernels.refine_poses(
             cubes, plane.kx, plane.ky, ikx, iky, np.float32(scale), float(plane.box),
-            part.a_re, part.a_im, part.c2, n,
-            backend.asarray(child_offsets(step).reshape(8, 9), np.float32),
+            part.a_re, part.a_im, part.c2, plane.count(radius),
+            _offsets(step, backend),
             shift_step, log_prior,
             cells.rotation, cells.rotation_id, cells.shift, cells.shift_id,
             cells.class_index, cells.count,
@@ -381,10 +386,17 @@ def _refine(
             plan.share,
             target.rotation, target.rotation_id, target.shift, target.shift_id,
             target.class_index, target.score, target.count, target.evidence,
+            **(extra or {}),
         )  # fmt: skip
         cells = target
         step /= 2
         shift_step /= 2
+
+
+@lru_cache(maxsize=32)
+def _offsets(step: float, backend: Backend) -> Any:
+    """Offsets (8, 9) of a cell's children, on the backend."""
+    return backend.asarray(child_offsets(step).reshape(8, 9), np.float32)
 
 
 def local_start(
@@ -396,9 +408,11 @@ def local_start(
     xp: Any = np,
 ) -> Poses:
     """One starting cell per particle at a known pose: rotation (b, 9), shift (b, 2) pixels."""
-    start = _empty(len(rotation), keep, xp)
+    start = empty_poses(len(rotation), keep, xp)
     start.rotation[:, 0] = xp.asarray(rotation)
     start.shift[:, 0] = xp.asarray(shift)
     start.class_index[:, 0] = xp.asarray(class_index)
+    for column in (start.rotation_id, start.shift_id, start.score):
+        column[:, 0] = 0
     start.count[:] = 1
     return start

@@ -63,13 +63,13 @@ def class_snapshot(
     learner: Learner,
     k: int,
     *,
+    fsc: npt.NDArray[np.float64],
     resolution_angstrom: float | None,
     rotations: npt.NDArray[np.floating],
 ) -> ClassSnapshot:
     """Map, half maps and numbers of class ``k``; ``rotations`` (m, 3, 3) of its particles."""
     radius = learner.insert_radius
     grid = learner.class_grid(k)
-    fsc = learner.compare_halves(k)
 
     def volume(halves: tuple[int, ...], *, windowed: bool) -> npt.NDArray[np.float32]:
         spectrum = learner.map_spectrum(k, fsc, radius=radius, halves=halves)
@@ -98,8 +98,11 @@ def class_snapshots(
         class_snapshot(
             learner,
             k,
+            fsc=fsc,
             resolution_angstrom=resolution,
             rotations=rotations[class_index == k].reshape(-1, 3, 3),
         )
-        for k, resolution in enumerate(resolutions_angstrom)
+        for k, (fsc, resolution) in enumerate(
+            zip(learner.compare_halves(), resolutions_angstrom, strict=True)
+        )
     )

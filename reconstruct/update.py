@@ -10,24 +10,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
-from reconstruct.backend import Backend, cpu_backend
 from reconstruct.fourier import full_from_half, shell_index, sinc_squared, soft_mask
 
 __all__ = [
     "MapGrid",
     "box_volume",
+    "finish_box",
     "half_map_fsc",
     "join_low_frequencies",
     "quotient",
     "reference_cube",
     "shell_means",
+    "shell_table",
     "symmetric_plane",
+    "transform_size",
 ]
 
 Float32 = npt.NDArray[np.float32]
@@ -59,58 +60,20 @@ class MapGrid:
 
 
 @lru_cache(maxsize=64)
-def _shells(reach: int, scale: float) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
+def shell_table(reach: int, scale: float) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float64]]:
     """Shell in box units of each voxel of a half cube, and the voxels' count per shell."""
     shells = shell_index(reach, scale=scale)
     return shells, np.maximum(np.bincount(shells.ravel()), 1).astype(np.float64)
 
 
-@dataclass(frozen=True, eq=False)
-class _ShellTable:
-    """Shells of a half cube on a backend; ``order`` and ``starts`` group voxels by shell."""
-
-    shells: Any  # (g, g, reach + 1) int32
-    counts: Any  # (shells,) float64
-    order: Any  # (voxels,) int32, device only: voxels sorted by shell
-    starts: Any  # (shells + 1,) int32, device only
-
-
-@lru_cache(maxsize=64)
-def _shell_table(reach: int, scale: float, backend: Backend) -> _ShellTable:
-    shells, counts = _shells(reach, scale)
-    if not backend.on_device:
-        return _ShellTable(shells, counts, None, None)
-    flat = shells.ravel()
-    order = np.argsort(flat, kind="stable")
-    starts = np.searchsorted(flat[order], np.arange(len(counts) + 1))
-    return _ShellTable(
-        shells=backend.asarray(shells),
-        counts=backend.asarray(counts),
-        order=backend.asarray(order, np.int32),
-        starts=backend.asarray(starts, np.int32),
-    )
-
-
-def _shell_sums(table: _ShellTable, values: Any, backend: Backend) -> Any:
-    """Sum of float64 ``values`` over each shell, in one order whatever the device does."""
-    if not backend.on_device:
-        return np.bincount(table.shells.ravel(), values.ravel(), len(table.counts))
-    sums = backend.xp.empty(len(table.counts), np.float64)
-    backend.kernels.segment_sums(values.ravel(), table.order, table.starts, sums)
-    return sums
-
-
-def shell_means(
-    values: npt.NDArray[np.floating], scale: float, backend: Backend | None = None
-) -> npt.NDArray[np.float64]:
+def shell_means(values: npt.NDArray[np.floating], scale: float) -> npt.NDArray[np.float64]:
     """Mean over each shell of a half cube (g, g, reach + 1)."""
-    backend = backend or cpu_backend()
-    table = _shell_table(values.shape[2] - 1, scale, backend)
-    sums = _shell_sums(table, values.astype(np.float64), backend)
-    return sums / table.counts  # type: ignore[no-any-return]
+    shells, counts = shell_table(values.shape[2] - 1, scale)
+    means: npt.NDArray[np.float64] = np.bincount(shells.ravel(), values.ravel()) / counts
+    return means
 
 
-def symmetric_plane(statistics: Float32, reach: int, backend: Backend | None = None) -> Float32:
+def symmetric_plane(statistics: Float32, reach: int) -> Float32:
     """Crop statistics (g, g, h, 3) to ``reach`` and complete the plane x = 0.
 
     A sample next to that plane also reaches it through its Friedel mate, which the insertion
@@ -119,8 +82,7 @@ def symmetric_plane(statistics: Float32, reach: int, backend: Backend | None = N
     centre = (statistics.shape[0] - 1) // 2
     span = slice(centre - reach, centre + reach + 1)
     crop = statistics[span, span, : reach + 1].copy()
-    signs = (backend or cpu_backend()).asarray([1.0, -1.0, 1.0], np.float32)
-    crop[:, :, 0, :] += crop[::-1, ::-1, 0, :] * signs
+    crop[:, :, 0, :] += crop[::-1, ::-1, 0, :] * np.array([1.0, -1.0, 1.0], np.float32)
     return crop
 
 
@@ -129,7 +91,6 @@ def quotient(
     grid: MapGrid,
     radius: int,
     signal_fraction: npt.NDArray[np.floating],
-    backend: Backend | None = None,
 ) -> Complex64:
     """Wiener quotient N / (D + 1 / tau^2) of cropped statistics, zero beyond ``radius``.
 
@@ -141,24 +102,24 @@ def quotient(
         (>= radius + 1,) share of signal in each shell, FSC-like, in (0, 1]: 1 / tau^2 is the
         shell's mean of D times (1 - f) / f (Scheres, JSB 180 (2012) 519, eq. 8-9).
     """
-    backend = backend or cpu_backend()
-    xp = backend.xp
-    table = _shell_table(crop.shape[2] - 1, grid.scale, backend)
+    shells, _ = shell_table(crop.shape[2] - 1, grid.scale)
     weight = crop[..., 2]
-    mean = shell_means(weight, grid.scale, backend)
+    mean = shell_means(weight, grid.scale)
     fraction = np.clip(signal_fraction[: radius + 1], 1e-3, 0.999)
-    noise_over_signal = backend.asarray((1 - fraction) / fraction)
-    ridge = xp.full(len(mean), np.inf)
+    ridge = np.full(len(mean), np.inf)
+    noise_over_signal = (1 - fraction) / fraction
     ridge[: radius + 1] = mean[: radius + 1] * noise_over_signal + 1e-6 * mean.max() + 1e-20
-    # A complex number over infinity is NaN on a device, so the reciprocal is taken of a real one.
-    gain = 1 / (weight + ridge.astype(np.float32)[table.shells])
-    half = (crop[..., 0] + 1j * crop[..., 1]) * gain
-    return half.astype(np.complex64, copy=False)  # type: ignore[no-any-return]
+    denominator = weight + ridge.astype(np.float32)[shells]
+    half: Complex64 = ((crop[..., 0] + 1j * crop[..., 1]) / denominator).astype(
+        np.complex64, copy=False
+    )
+    return half
 
 
-def _transform_size(reach: int) -> int:
+def transform_size(reach: int) -> int:
+    """Smallest fast even edge of a transform that holds ``reach``."""
     size = int(scipy.fft.next_fast_len(2 * reach + 2, real=True))
-    return size + size % 2 if size % 2 == 0 else _transform_size(reach + 1)
+    return size + size % 2 if size % 2 == 0 else transform_size(reach + 1)
 
 
 @lru_cache(maxsize=32)
@@ -172,71 +133,60 @@ def _window(size: int, grid: MapGrid, gridding_power: int) -> Float32:
     return np.ascontiguousarray(np.fft.ifftshift(window))
 
 
-@lru_cache(maxsize=32)
-def _backend_window(size: int, grid: MapGrid, gridding_power: int, backend: Backend) -> Any:
-    return backend.asarray(_window(size, grid, gridding_power))
-
-
-def _to_real(half: Complex64, size: int, backend: Backend) -> Float32:
+def _to_real(half: Complex64, size: int) -> Float32:
     """Inverse transform of a centred half cube at ``size`` samples; origin at voxel 0."""
     reach = half.shape[2] - 1
-    spectrum = backend.xp.zeros((size, size, size // 2 + 1), np.complex64)
+    spectrum = np.zeros((size, size, size // 2 + 1), np.complex64)
     a, b = reach + 1, reach
     spectrum[:a, :a, :a] = half[b:, b:, :]
     spectrum[:a, -b:, :a] = half[b:, :b, :]
     spectrum[-b:, :a, :a] = half[:b, b:, :]
     spectrum[-b:, -b:, :a] = half[:b, :b, :]
-    return backend.fft.irfftn(spectrum, s=(size, size, size), overwrite_x=True)  # type: ignore[no-any-return]
+    real: Float32 = scipy.fft.irfftn(spectrum, s=(size, size, size), overwrite_x=True)
+    return real
 
 
-def _to_half(real: Float32, reach: int, backend: Backend) -> Complex64:
+def _to_half(real: Float32, reach: int) -> Complex64:
     """Centred half cube of a real map whose origin is at voxel 0."""
-    spectrum = backend.fft.rfftn(real)
+    spectrum = scipy.fft.rfftn(real)
     g = 2 * reach + 1
-    half = backend.xp.empty((g, g, reach + 1), np.complex64)
+    half = np.empty((g, g, reach + 1), np.complex64)
     a, b = reach + 1, reach
     half[b:, b:, :] = spectrum[:a, :a, :a]
     half[b:, :b, :] = spectrum[:a, -b:, :a]
     half[:b, b:, :] = spectrum[-b:, :a, :a]
     half[:b, :b, :] = spectrum[-b:, -b:, :a]
-    return half  # type: ignore[no-any-return]
+    return half
 
 
-def _windowed(half: Complex64, grid: MapGrid, gridding_power: int, backend: Backend) -> Complex64:
+def _windowed(half: Complex64, grid: MapGrid, gridding_power: int) -> Complex64:
     reach = half.shape[2] - 1
-    size = _transform_size(reach)
-    real = _to_real(half, size, backend)
-    real *= _backend_window(size, grid, gridding_power, backend)
-    return _to_half(real, reach, backend)
+    size = transform_size(reach)
+    real = _to_real(half, size)
+    real *= _window(size, grid, gridding_power)
+    return _to_half(real, reach)
 
 
-def reference_cube(half: Complex64, grid: MapGrid, backend: Backend | None = None) -> Float32:
+def reference_cube(half: Complex64, grid: MapGrid) -> Float32:
     """Window a map and prepare it for slicing: (g, g, g, 2) float32.
 
     Corrected for gridding twice: for the insertion that made it and the slices to come.
     """
-    backend = backend or cpu_backend()
-    full = full_from_half(_windowed(half, grid, 2, backend), xp=backend.xp)
+    full = full_from_half(_windowed(half, grid, 2))
     return full.view(np.float32).reshape(*full.shape, 2)
 
 
 def half_map_fsc(
-    first: Complex64,
-    second: Complex64,
-    grid: MapGrid,
-    radius: int,
-    backend: Backend | None = None,
+    first: Complex64, second: Complex64, grid: MapGrid, radius: int
 ) -> npt.NDArray[np.float64]:
     """FSC of two half maps within the window, (radius + 1,), shells in box units."""
-    backend = backend or cpu_backend()
-    a = _windowed(first, grid, 1, backend)
-    b = _windowed(second, grid, 1, backend)
-    table = _shell_table(a.shape[2] - 1, grid.scale, backend)
-    weights = backend.xp.full(a.shape, 2.0)
+    a, b = _windowed(first, grid, 1), _windowed(second, grid, 1)
+    shells, counts = shell_table(a.shape[2] - 1, grid.scale)
+    weights = np.full(a.shape, 2.0)
     weights[:, :, 0] = 1.0
     cross, power_a, power_b = (
-        backend.asnumpy(_shell_sums(table, weights * product, backend))
-        for product in ((a * backend.xp.conj(b)).real, abs(a) ** 2, abs(b) ** 2)
+        np.bincount(shells.ravel(), (weights * product).ravel(), len(counts))
+        for product in ((a * np.conj(b)).real, abs(a) ** 2, abs(b) ** 2)
     )
     power = power_a * power_b
     fsc: npt.NDArray[np.float64] = np.divide(
@@ -246,29 +196,30 @@ def half_map_fsc(
     return fsc[: radius + 1]
 
 
-def join_low_frequencies(
-    own: Complex64,
-    both: Complex64,
-    grid: MapGrid,
-    radius: int,
-    backend: Backend | None = None,
-) -> Complex64:
+def join_low_frequencies(own: Complex64, both: Complex64, grid: MapGrid, radius: int) -> Complex64:
     """``own`` with the shells up to ``radius`` taken from ``both``: keeps half maps in register."""
-    backend = backend or cpu_backend()
-    table = _shell_table(own.shape[2] - 1, grid.scale, backend)
-    return backend.xp.where(table.shells <= radius, both, own)  # type: ignore[no-any-return]
+    shells, _ = shell_table(own.shape[2] - 1, grid.scale)
+    joined: Complex64 = np.where(shells <= radius, both, own)
+    return joined
 
 
 def box_volume(half: Complex64, grid: MapGrid, *, windowed: bool) -> Float32:
-    """Real-space map (box, box, box) with its origin at the centre voxel; ``half`` on the CPU."""
+    """Real-space map (box, box, box) with its origin at the centre voxel."""
     n, padded = grid.box, grid.padded
     reach = min(half.shape[2] - 1, padded // 2 - 1)
     b = half.shape[2] - 1
     span = slice(b - reach, b + reach + 1)
-    real = np.fft.fftshift(_to_real(half[span, span, : reach + 1], padded, cpu_backend()))
+    real = np.fft.fftshift(_to_real(half[span, span, : reach + 1], padded))
     start = padded // 2 - n // 2
-    box = real[start : start + n, start : start + n, start : start + n] * np.float32(n)
-    decay = sinc_squared(n, padded)
+    box = real[start : start + n, start : start + n, start : start + n]
+    return finish_box(box, grid, windowed=windowed)
+
+
+def finish_box(box: Float32, grid: MapGrid, *, windowed: bool) -> Float32:
+    """Norm a padded map's central box, correct it for gridding, and mask it if ``windowed``."""
+    n = grid.box
+    decay = sinc_squared(n, grid.padded)
+    box = box * np.float32(n)
     box = box / (decay[:, None, None] * decay[None, :, None] * decay[None, None, :])
     if windowed:
         box = box * soft_mask(n, grid.mask_radius_pixels, grid.mask_edge_pixels)

@@ -2,7 +2,8 @@
 
 On a device the spectra are kept there too, in segments of fixed size, so that a particle crosses
 to it once; the host's copy is what checkpoints are written from. Beyond its budget a device fetches
-a batch's rows from the host. The CTF is made anew for every batch: it costs less than keeping it.
+a batch's rows from the host. CTF parameters are kept there for every particle; the CTF is made anew
+for every batch: it costs less than keeping it.
 """
 
 from __future__ import annotations
@@ -48,10 +49,15 @@ class Weigher:
         self._segments: list[Any] = []  # device arrays (2**bits, coefficients) complex64
         segment_bytes = (8 * len(plane.kx)) << segment_bits
         self._most_segments = budget_bytes // segment_bytes if backend.on_device else 0
-        self.count = 0  # particles kept on the device
+        self.count = 0  # particles whose spectra are kept on the device
+        self._addresses: Any = None  # of the segments, on the device
+        self._known = 0  # particles in the next two
+        self._parameters: Any = None  # (capacity, 7) float64 on the device
+        self._group: Any = None  # (capacity,) int32 on the device
+        self._variance: tuple[npt.NDArray[np.float32], Any] | None = None  # last one, there too
 
     def append(self, spectra: Complex64) -> None:
-        """Keep the next rows of the store, as far as there is room."""
+        """Keep the next rows of the store, from host or device, as far as there is room."""
         size = 1 << self._bits
         done, room = 0, self._most_segments * size - self.count
         while done < min(len(spectra), room):
@@ -59,6 +65,7 @@ class Weigher:
             if segment == len(self._segments):
                 shape = (size, len(self._plane.kx))
                 self._segments.append(self._backend.xp.empty(shape, np.complex64))
+                self._addresses = None
             part = spectra[done : done + min(size - place, room - done)]
             self._segments[segment][place : place + len(part)] = self._backend.asarray(part)
             done += len(part)
@@ -78,19 +85,14 @@ class Weigher:
         ``noise_variance`` (groups, shells) is that of each component; ``optics`` of each group.
         """
         n = self._plane.count(radius)
-        group = np.asarray(store["optics_group"][rows], dtype=np.intp)
-        wavelength = np.array([electron_wavelength_angstrom(o.voltage_kv) for o in optics])
-        spherical = np.array([o.spherical_aberration_mm * 1e7 for o in optics])
-        amplitude = np.array([o.amplitude_contrast for o in optics])
-        of_group = wavelength[group], spherical[group], amplitude[group]
-        parameters = np.asarray(store["ctf"], dtype=np.float64)[rows]
         variance = noise_variance[:, self._plane.shell[:n]].astype(np.float32)
         if self._backend.on_device:
-            table = np.concatenate([parameters, np.stack(of_group, axis=1)], axis=1)
-            return self._on_device(store, rows, n, table, group, variance)
+            return self._on_device(store, rows, n, optics, variance)
+        parameters, group = _parameters(store, rows, optics)
         ctf = np.empty((len(rows), n), np.float32)
+        own, columns = np.ascontiguousarray(parameters[:, :4]), np.ascontiguousarray(parameters.T)
         self._backend.kernels.ctf_rows(
-            self._kx[:n], self._ky[:n], self._step, parameters, *of_group, ctf
+            self._kx[:n], self._ky[:n], self._step, own, *columns[4:], ctf
         )
         spectra = np.asarray(store["spectra"], dtype=np.complex64)[rows, :n]
         return weigh(spectra, ctf, variance[group])
@@ -100,35 +102,78 @@ class Weigher:
         store: ParticleStore,
         rows: Rows,
         n: int,
-        parameters: npt.NDArray[np.float64],
-        group: Rows,
+        optics: Sequence[Optics],
         variance: npt.NDArray[np.float32],
     ) -> WeightedBatch:
         backend = self._backend
-        width = len(self._plane.kx)
-        segments, bits = self._segments, self._bits
-        places = rows.astype(np.int64)
+        self._keep_parameters(store, optics)
+        if self._variance is None or not np.array_equal(self._variance[0], variance):
+            self._variance = variance, backend.asarray(variance)
+        places = np.stack([rows, rows]).astype(np.int64)
+        addresses, fetched = self._addresses, None
         away = np.flatnonzero(rows >= self.count)
-        fetched: Any = None
         if len(away):  # these go over as one more segment, or several
             spectra = np.asarray(store["spectra"], dtype=np.complex64)[rows[away]]
             fetched = backend.asarray(spectra)
-            size = 1 << bits
-            places[away] = (len(segments) << bits) + np.arange(len(away))
-            segments = [*segments, *(fetched[i : i + size] for i in range(0, len(away), size))]
-        addresses = np.array([backend.address(one) for one in segments], np.uint64)
+            size = 1 << self._bits
+            places[0, away] = (len(self._segments) << self._bits) + np.arange(len(away))
+            parts = [fetched[i : i + size] for i in range(0, len(away), size)]
+            addresses = self._upload_addresses([*self._segments, *parts])
+        elif addresses is None:
+            addresses = self._addresses = self._upload_addresses(self._segments)
         out = tuple(backend.xp.empty((len(rows), n), np.float32) for _ in range(3))
         backend.kernels.weigh_rows(
-            backend.asarray(addresses),
-            bits,
-            width,
+            addresses,
+            self._bits,
+            len(self._plane.kx),
             backend.asarray(places),
-            backend.asarray(parameters),
-            backend.asarray(group, np.int32),
-            backend.asarray(variance),
+            self._parameters,
+            self._group,
+            self._variance[1],
             self._kx,
             self._ky,
             self._step,
             *out,
         )
         return WeightedBatch(*out)
+
+    def _upload_addresses(self, segments: Sequence[Any]) -> Any:
+        addresses = [self._backend.address(one) for one in segments]
+        return self._backend.asarray(np.array(addresses, np.uint64))
+
+    def _keep_parameters(self, store: ParticleStore, optics: Sequence[Optics]) -> None:
+        """Have the CTF parameters of every stored particle on the device."""
+        if store.count == self._known:
+            return
+        xp = self._backend.xp
+        parameters, group = _parameters(store, slice(self._known, store.count), optics)
+        capacity = 0 if self._parameters is None else len(self._parameters)
+        if store.count > capacity:
+            capacity = max(store.count, 2 * capacity)
+            grown = xp.zeros((capacity, 7), np.float64), xp.zeros(capacity, np.int32)
+            if self._known:
+                grown[0][: self._known] = self._parameters[: self._known]
+                grown[1][: self._known] = self._group[: self._known]
+            self._parameters, self._group = grown
+        self._parameters[self._known : store.count] = self._backend.asarray(parameters)
+        self._group[self._known : store.count] = self._backend.asarray(group, np.int32)
+        self._known = store.count
+
+
+def _parameters(
+    store: ParticleStore, rows: Rows | slice, optics: Sequence[Optics]
+) -> tuple[npt.NDArray[np.float64], Rows]:
+    """CTF parameters (b, 7) as the kernels take them, and the optics groups."""
+    group = np.asarray(store["optics_group"][rows], dtype=np.intp)
+    table = np.array(
+        [
+            [
+                electron_wavelength_angstrom(one.voltage_kv),
+                one.spherical_aberration_mm * 1e7,
+                one.amplitude_contrast,
+            ]
+            for one in optics
+        ]
+    )
+    ctf = np.asarray(store["ctf"][rows], dtype=np.float64)
+    return np.concatenate([ctf, table[group]], axis=1), group

@@ -1,70 +1,210 @@
-// The coarse pass: slices, shifted spectra, and the choice of the best cells.
+// The coarse pass: slices, the best score of each rotation on tensor cores, the choice of cells.
+//
+// No score matrix is written: a warp keeps the scores of 16 shifts x 8 rotations in registers and
+// hands out their maximum over the shifts. The keep best cells lie on the keep best rotations, so
+// only those are scored again, in float32, shift by shift. The bfloat16 products of the first pass
+// decide nothing but which rotations these are.
+//
+// A coefficient's real and imaginary parts are one pair of the inner dimension; behind them come
+// pairs of C^2 against -1/2 |P|^2, so that the product is the score itself.
 
-// Grid: one block per rotation. out (m, 2, n): real and imaginary planes.
-extern "C" __global__ void extract_slices(const float2* cube, int edge, const float* rotations,
-                                          const float* kx, const float* ky, int n, float scale,
-                                          float* out) {
-    const float* a = rotations + 9 * (size_t)blockIdx.x;
-    float* re = out + 2 * (size_t)n * blockIdx.x;
-    for (int j = threadIdx.x; j < n; j += blockDim.x) {
-        float2 value = slice_value(cube, edge, a, kx[j], ky[j], scale);
-        re[j] = value.x;
-        re[n + j] = value.y;
+#define STEP_PAIRS 8   // pairs of the inner dimension that one matrix instruction takes
+#define MOST_STEPS 13  // 104 pairs, n + n / 2 of them: n = 69 coefficients, so radius 6
+#define UNITS 2        // rows of 16 shifts that a warp works on
+#define TILE 8         // rotations that it scores at a time
+
+__device__ __forceinline__ unsigned bfloat_pair(float low, float high) {
+#ifdef __CUDA_ARCH__
+    unsigned packed;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+    return packed;
+#else
+    return host_bfloat(low) | host_bfloat(high) << 16;
+#endif
+}
+
+// c += a b: 16 x 16 and 16 x 8 bfloat16, float32 sums; the warp's lanes hold the parts.
+__device__ __forceinline__ void tensor_product(float* c, const unsigned* a, uint2 b) {
+#ifdef __CUDA_ARCH__
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
+        "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+#else
+    host_tensor_product(c, a, b.x, b.y);
+#endif
+}
+
+// Grid: (ceil(r / 8), sets). Turns the base grid, samples each set's cube at eight rotations.
+// rotations (r, 9), slices (sets, r, n), fragments (sets, tiles, MOST_STEPS, 32) in the order in
+// which the lanes of a warp take the right factor. Shared memory: 8 n float2.
+extern "C" __global__ void coarse_slices(const float2* cubes, int edge, const float* base,
+                                         const float* turn, const float* kx, const float* ky, int n,
+                                         int r, float scale, float* rotations, float2* slices,
+                                         uint2* fragments) {
+    extern __shared__ u64 shared[];
+    float2* values = (float2*)shared;  // (8, n)
+    __shared__ float turned[TILE][9];
+    int first = blockIdx.x * TILE, here = min(TILE, r - first), set = blockIdx.y;
+    for (int e = threadIdx.x; e < 9 * here; e += blockDim.x) {
+        const float* b = base + 9 * (size_t)(first + e / 9);
+        int row = e % 9 / 3, col = e % 3;
+        float value = turn[3 * row] * b[col] + turn[3 * row + 1] * b[3 + col] +
+                      turn[3 * row + 2] * b[6 + col];
+        turned[e / 9][e % 9] = value;
+        if (set == 0) rotations[9 * (size_t)first + e] = value;
+    }
+    __syncthreads();
+    const float2* cube = cubes + (size_t)set * edge * edge * edge;
+    for (int e = threadIdx.x; e < TILE * n; e += blockDim.x) {
+        int m = e / n, j = e % n;
+        float2 value = make_float2(0.0f, 0.0f);
+        if (m < here) {
+            value = slice_value(cube, edge, turned[m], kx[j], ky[j], scale);
+            slices[((size_t)set * r + first + m) * n + j] = value;
+        }
+        values[e] = value;
+    }
+    __syncthreads();
+    uint2* out = fragments + ((size_t)set * gridDim.x + blockIdx.x) * MOST_STEPS * WARP;
+    for (int e = threadIdx.x; e < MOST_STEPS * WARP; e += blockDim.x) {
+        int step = e / WARP, lane = e % WARP;
+        const float2* row = values + lane / 4 * n;
+        unsigned parts[2];
+        for (int half = 0; half < 2; ++half) {
+            int p = step * STEP_PAIRS + lane % 4 + 4 * half;
+            float low = 0.0f, high = 0.0f;
+            if (p < n) {
+                low = row[p].x;
+                high = row[p].y;
+            } else {
+                int j = 2 * (p - n);
+                if (j < n) low = -0.5f * (row[j].x * row[j].x + row[j].y * row[j].y);
+                if (j + 1 < n)
+                    high = -0.5f * (row[j + 1].x * row[j + 1].x + row[j + 1].y * row[j + 1].y);
+            }
+            parts[half] = bfloat_pair(low, high);
+        }
+        out[e] = make_uint2(parts[0], parts[1]);
     }
 }
 
-// Grid: (particle, shift). Rows of a are stride long; out (b, t, 2n).
-extern "C" __global__ void shift_rows(const float* a_re, const float* a_im, int stride,
-                                      const float* phase_re, const float* phase_im, int n,
-                                      float* out) {
-    const float* re = a_re + (size_t)stride * blockIdx.x;
-    const float* im = a_im + (size_t)stride * blockIdx.x;
-    const float* p_re = phase_re + (size_t)n * blockIdx.y;
-    const float* p_im = phase_im + (size_t)n * blockIdx.y;
-    float* row = out + ((size_t)blockIdx.x * gridDim.y + blockIdx.y) * 2 * n;
-    for (int j = threadIdx.x; j < n; j += blockDim.x) {
-        row[j] = re[j] * p_re[j] - im[j] * p_im[j];
-        row[n + j] = re[j] * p_im[j] + im[j] * p_re[j];
+// Pair p of the left factor: the spectrum moved by one shift, then C^2.
+__device__ __forceinline__ unsigned left_pair(const float* a_re, const float* a_im, const float* c2,
+                                              const float2* phases, int n, int p) {
+    if (p < n) {
+        float2 moved = multiply(make_float2(a_re[p], a_im[p]), phases[p]);
+        return bfloat_pair(moved.x, moved.y);
+    }
+    int j = 2 * (p - n);
+    return bfloat_pair(j < n ? c2[j] : 0.0f, j + 1 < n ? c2[j + 1] : 0.0f);
+}
+
+// Grid: (blocks of pairs of units, parts of the tiles). A unit is one particle and 16 of its t
+// shifts; units of particles before ``first`` are scored against the classes of set 0, others
+// against those of set 1. maxima (units, classes, 8 tiles): best score over the unit's shifts.
+extern "C" __global__ void __launch_bounds__(128)
+    coarse_maxima(const float* a_re, const float* a_im, const float* c2, int stride,
+                  const float2* phases, int t, int n, int particles, int first, int classes,
+                  int tiles, int steps, const uint2* fragments, float* maxima) {
+    int lane = threadIdx.x % WARP, warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+    int per_particle = (t + 15) / 16;
+    int firsts = (first * per_particle + UNITS - 1) / UNITS;  // warps of set 0
+    int set = warp >= firsts;
+    int begin = set ? first * per_particle + (warp - firsts) * UNITS : warp * UNITS;
+    int end = (set ? particles : first) * per_particle;
+    if (begin >= end) return;  // the whole warp
+    unsigned a[UNITS][MOST_STEPS][4];
+#pragma unroll
+    for (int u = 0; u < UNITS; ++u) {
+        int unit = min(begin + u, end - 1), i = unit / per_particle;
+        const float* re = a_re + (size_t)i * stride;
+        const float* im = a_im + (size_t)i * stride;
+        const float* power = c2 + (size_t)i * stride;
+        int shift = unit % per_particle * 16 + lane / 4;  // beyond t: the last one again
+        const float2* low = phases + (size_t)min(shift, t - 1) * n;
+        const float2* high = phases + (size_t)min(shift + 8, t - 1) * n;
+#pragma unroll
+        for (int step = 0; step < MOST_STEPS; ++step) {
+            int p = step * STEP_PAIRS + lane % 4;
+            a[u][step][0] = left_pair(re, im, power, low, n, p);
+            a[u][step][1] = left_pair(re, im, power, high, n, p);
+            a[u][step][2] = left_pair(re, im, power, low, n, p + 4);
+            a[u][step][3] = left_pair(re, im, power, high, n, p + 4);
+        }
+    }
+    int all = classes * tiles;
+    const uint2* source = fragments + (size_t)set * all * MOST_STEPS * WARP;
+    for (int tile = blockIdx.y; tile < all; tile += gridDim.y) {
+        const uint2* b = source + (size_t)tile * MOST_STEPS * WARP + lane;
+        float c[UNITS][4] = {};
+#pragma unroll
+        for (int step = 0; step < MOST_STEPS; ++step) {
+            if (step < steps) {
+                uint2 right = b[step * WARP];
+#pragma unroll
+                for (int u = 0; u < UNITS; ++u) tensor_product(c[u], a[u][step], right);
+            }
+        }
+#pragma unroll
+        for (int u = 0; u < UNITS; ++u) {
+            float even = fmaxf(c[u][0], c[u][2]), odd = fmaxf(c[u][1], c[u][3]);
+            for (int gap = 4; gap < WARP; gap *= 2) {
+                even = fmaxf(even, __shfl_xor_sync(FULL, even, gap));
+                odd = fmaxf(odd, __shfl_xor_sync(FULL, odd, gap));
+            }
+            if (lane < 4 && begin + u < end) {
+                float* to = maxima + ((size_t)(begin + u) * all + tile) * TILE + 2 * lane;
+                to[0] = even;
+                to[1] = odd;
+            }
+        }
     }
 }
 
-#define SELECT_ROOM 2048
+#define SELECT_ROOM 1024
 
-__device__ __forceinline__ float cell_score(const float* scores, const float* half_power,
-                                            const float* log_prior, int s, int k, int r) {
-    return scores[(size_t)s * r + k] + (log_prior[k] - half_power[k]);
+// Best score of rotation k, class by class: over the particle's units, with the class's prior.
+__device__ __forceinline__ float rotation_score(const float* maxima, int units, int padded, int r,
+                                                int classes, const float* log_prior, int k) {
+    int at = k / r * padded + k % r;
+    float best = maxima[at];
+    for (int unit = 1; unit < units; ++unit)
+        best = fmaxf(best, maxima[(size_t)unit * classes * padded + at]);
+    return best + log_prior[k / r];
 }
 
-// Grid: one block per particle. Two passes over the scores: the keep-th largest of the threads'
-// own maxima bounds the keep-th largest score from below; what reaches it is collected and sorted.
-// Where too many do, the exact bound is bisected instead. keep <= blockDim.x, a power of two.
-extern "C" __global__ void select_cells(const float* scores, const float* half_power,
-                                        const float* log_prior, int t, int r, int keep,
-                                        double sharpness, double share, int* index, float* value,
-                                        int* count) {
-    __shared__ u64 keys[SELECT_ROOM];
+// Grid: one block per particle. The keep-th largest of the threads' own maxima bounds the keep-th
+// largest rotation from below; what reaches it is sorted. Where too many do (ties), the exact bound
+// is bisected instead. The shifts of the best rotations are scored in float32 and the cells cut.
+// keep <= blockDim.x, a power of two. Shared memory: keys (room), then best rotations' slices.
+extern "C" __global__ void choose_cells(
+    const float* maxima, int units, int padded, int r, int classes, const float* log_prior,
+    const float2* slices, const float* rotations, const float2* phases, const float* shifts, int t,
+    const float* a_re, const float* a_im, const float* c2, int stride, int n, int first, int keep,
+    double sharpness, double share, int room, float* out_rotation, int* out_rotation_id,
+    float* out_shift, int* out_shift_id, int* out_class, float* out_score, int* out_count) {
+    extern __shared__ u64 shared[];
+    u64* keys = shared;                        // (room,)
+    float2* products = (float2*)(keys + room);  // (warps, n)
     __shared__ double terms[1024];
-    __shared__ int found;
+    __shared__ int found, chosen[SELECT_ROOM];
     size_t i = blockIdx.x;
-    scores += i * t * r;
-    half_power += i * r;
+    int all = classes * r;
+    maxima += i * units * classes * padded;
     float best = __uint_as_float(0xff800000u);
-    for (int s = 0; s < t; ++s)
-        for (int k = threadIdx.x; k < r; k += blockDim.x)
-            best = fmaxf(best, cell_score(scores, half_power, log_prior, s, k, r));
+    for (int k = threadIdx.x; k < all; k += blockDim.x)
+        best = fmaxf(best, rotation_score(maxima, units, padded, r, classes, log_prior, k));
     keys[threadIdx.x] = make_key(best, threadIdx.x);
     if (threadIdx.x == 0) found = 0;
     sort_keys(keys, blockDim.x);
     float bound = key_score(keys[keep - 1]);
     __syncthreads();
-    for (int s = 0; s < t; ++s) {
-        for (int k = threadIdx.x; k < r; k += blockDim.x) {
-            float score = cell_score(scores, half_power, log_prior, s, k, r);
-            if (score >= bound) {
-                int place = atomicAdd(&found, 1);
-                if (place < SELECT_ROOM) keys[place] = make_key(score, s * r + k);
-            }
-        }
+    for (int k = threadIdx.x; k < all; k += blockDim.x) {
+        float score = rotation_score(maxima, units, padded, r, classes, log_prior, k);
+        if (score < bound) continue;
+        int place = atomicAdd(&found, 1);
+        if (place < SELECT_ROOM) keys[place] = make_key(score, k);
     }
     __syncthreads();
     if (found > SELECT_ROOM) {
@@ -72,34 +212,72 @@ extern "C" __global__ void select_cells(const float* scores, const float* half_p
         for (int bit = 63; bit >= 0; --bit) {
             u64 trial = low | ((u64)1 << bit);
             double reached = 0.0;
-            for (int s = 0; s < t; ++s)
-                for (int k = threadIdx.x; k < r; k += blockDim.x)
-                    reached += make_key(cell_score(scores, half_power, log_prior, s, k, r),
-                                        s * r + k) >= trial;
+            for (int k = threadIdx.x; k < all; k += blockDim.x)
+                reached += make_key(rotation_score(maxima, units, padded, r, classes, log_prior, k),
+                                    k) >= trial;
             if (block_sum(reached, terms) >= keep) low = trial;
         }
         if (threadIdx.x == 0) found = 0;
         __syncthreads();
-        for (int s = 0; s < t; ++s) {
-            for (int k = threadIdx.x; k < r; k += blockDim.x) {
-                u64 key = make_key(cell_score(scores, half_power, log_prior, s, k, r), s * r + k);
-                if (key >= low) {
-                    int place = atomicAdd(&found, 1);
-                    if (place < SELECT_ROOM) keys[place] = key;
-                }
-            }
+        for (int k = threadIdx.x; k < all; k += blockDim.x) {
+            u64 key =
+                make_key(rotation_score(maxima, units, padded, r, classes, log_prior, k), k);
+            if (key < low) continue;
+            int place = atomicAdd(&found, 1);
+            if (place < SELECT_ROOM) keys[place] = key;
         }
         __syncthreads();
     }
-    int held = min(found, SELECT_ROOM);
-    int size = 1;
+    int held = min(found, SELECT_ROOM), size = 1;
     while (size < held) size *= 2;
     for (int j = held + threadIdx.x; j < size; j += blockDim.x) keys[j] = 0;
     sort_keys(keys, size);
-    int kept = cut_keys(keys, min(held, keep), sharpness, share, terms);
-    for (int j = threadIdx.x; j < kept; j += blockDim.x) {
-        index[i * keep + j] = (int)key_index(keys[j]);
-        value[i * keep + j] = key_score(keys[j]);
+    int best_rotations = min(held, keep);
+    for (int j = threadIdx.x; j < best_rotations; j += blockDim.x)
+        chosen[j] = (int)key_index(keys[j]);
+    __syncthreads();
+
+    size = 1;
+    while (size < best_rotations * t) size *= 2;
+    for (int j = best_rotations * t + threadIdx.x; j < size; j += blockDim.x) keys[j] = 0;
+    int lane = threadIdx.x % WARP, warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    const float2* own = slices + (i >= (size_t)first ? (size_t)all * n : 0);
+    a_re += i * stride;
+    a_im += i * stride;
+    c2 += i * stride;
+    float2* product = products + warp * n;
+    for (int m = warp; m < best_rotations; m += warps) {
+        const float2* p = own + (size_t)chosen[m] * n;
+        float power = 0.0f;
+        for (int j = lane; j < n; j += WARP) {
+            float2 value = p[j];
+            power += c2[j] * (value.x * value.x + value.y * value.y);
+            product[j] = multiply(make_float2(a_re[j], a_im[j]), make_float2(value.x, -value.y));
+        }
+        float rest = log_prior[chosen[m] / r] - 0.5f * warp_sum(power);
+        for (int s = 0; s < t; ++s) {
+            float score = 0.0f;
+            for (int j = lane; j < n; j += WARP) {
+                float2 turn = phases[(size_t)s * n + j];
+                score += product[j].x * turn.x - product[j].y * turn.y;
+            }
+            score = warp_sum(score) + rest;
+            if (lane == 0) keys[m * t + s] = make_key(score, (unsigned)(s * all + chosen[m]));
+        }
     }
-    if (threadIdx.x == 0) count[i] = kept;
+    sort_keys(keys, size);
+    int kept = cut_keys(keys, min(best_rotations * t, keep), sharpness, share, terms);
+    for (int j = threadIdx.x; j < kept; j += blockDim.x) {
+        unsigned cell = key_index(keys[j]);
+        int s = cell / all, k = cell % all;
+        size_t to = i * keep + j;
+        for (int e = 0; e < 9; ++e) out_rotation[9 * to + e] = rotations[9 * (size_t)(k % r) + e];
+        out_rotation_id[to] = k;
+        out_shift[2 * to] = shifts[2 * s];
+        out_shift[2 * to + 1] = shifts[2 * s + 1];
+        out_shift_id[to] = s;
+        out_class[to] = k / r;
+        out_score[to] = key_score(keys[j]);
+    }
+    if (threadIdx.x == 0) out_count[i] = kept;
 }

@@ -1,17 +1,16 @@
 // Back-projection with sums that do not depend on order: 64-bit fixed point.
 //
-// A value v is added as the integer nearest v * 2^e. With m the largest |value| of the members and
+// A value v is added as the integer nearest v * 2^e. With m the largest |value| of the particles and
 // b their number, a voxel receives at most 16 b m: the samples of one slice lie at least one grid
 // step apart, so fewer than 16 of a full plane's are within one step of a voxel along each axis,
 // each with an interpolation weight up to 1, and a particle's posterior weights sum to 1.
 // e = head - ilogb(m) - 1 with head = 62 - ceil(log2(16 b)), so no sum reaches 2^62; the quantum is
 // 2^-e <= 16 b m 2^-60, some 10^-14 of the largest value for b = 1,000: finer than float32.
 
-// Grid: one block per member. largest (2,) are float bits: of |C X| and of C^2.
+// Grid: one block per particle. largest (2,) are float bits: of |C X| and of C^2.
 extern "C" __global__ void largest_value(const float* a_re, const float* a_im, const float* c2,
-                                         int stride, int n, const long long* members,
-                                         unsigned* largest) {
-    size_t row = (size_t)members[blockIdx.x] * stride;
+                                         int stride, int n, unsigned* largest) {
+    size_t row = (size_t)blockIdx.x * stride;
     float data = 0.0f, weight = 0.0f;
     for (int j = threadIdx.x; j < n; j += blockDim.x) {
         // |re| + |im| bounds what a shift can turn one component into
@@ -37,10 +36,11 @@ __device__ __forceinline__ void add(u64* sum, double value) {
     atomicAdd(sum, (u64)llrint(value));
 }
 
-// Grid: one block per member. sums (K, g, g, width, 3) int64: Re N, Im N, D.
+// Grid: one block per particle, those before ``first`` into half-set 0. sums (2, K, g, g, width, 3)
+// int64: Re N, Im N, D.
 // Shared memory: phase tables (capacity, 2, length) float2, then leaders (capacity,).
 extern "C" __global__ void insert_particles(
-    u64* sums, int edge, int width, const long long* members, const float* kx, const float* ky,
+    u64* sums, int edge, int width, int first, int classes, const float* kx, const float* ky,
     const int* ikx, const int* iky, float scale, float box, const float* a_re, const float* a_im,
     const float* c2, int stride, int n, int length, const float* cell_rotation,
     const int* cell_rotation_id, const float* cell_shift, const int* cell_class,
@@ -49,7 +49,7 @@ extern "C" __global__ void insert_particles(
     extern __shared__ u64 shared[];
     float2* tables = (float2*)shared;
     int* leader = (int*)(tables + 2 * capacity * length);
-    size_t i = (size_t)members[blockIdx.x];
+    size_t i = blockIdx.x;
     int cells = cell_count[i];
     cell_rotation += i * capacity * 9;
     cell_rotation_id += i * capacity;
@@ -74,6 +74,7 @@ extern "C" __global__ void insert_particles(
     double weight_scale = ldexp(1.0, exponent(largest, 1, head));
     float centre = (float)((edge - 1) / 2);
     size_t row = 3 * (size_t)width, sheet = row * edge;
+    if (i >= (size_t)first) sums += (size_t)classes * edge * sheet;
     for (int c = 0; c < cells; ++c) {
         if (leader[c] != c) continue;
         const float* a = cell_rotation + 9 * c;
@@ -117,11 +118,14 @@ extern "C" __global__ void insert_particles(
     }
 }
 
-// Adds the fixed-point sums to the float32 statistics. Grid: enough threads for size values.
+// Lets statistics (2, K, per_class) fade by decay (K,) and adds the fixed-point sums to them.
+// Grid: enough threads for size values.
 extern "C" __global__ void fold_sums(const long long* sums, const unsigned* largest, int head,
-                                     long long size, float* statistics) {
+                                     long long size, long long per_class, int classes,
+                                     const float* decay, float* statistics) {
     long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= size) return;
     int e = exponent(largest, at % 3 == 2 ? 1 : 0, head);
-    statistics[at] += (float)ldexp((double)sums[at], -e);
+    float kept = statistics[at] * decay[at / per_class % classes];
+    statistics[at] = kept + (float)ldexp((double)sums[at], -e);
 }

@@ -11,13 +11,14 @@ __device__ __forceinline__ void child_rotation(const float* offset, const float*
                                  offset[3 * row + 2] * cell[6 + col];
 }
 
-// Grid: one block per particle; a warp takes one child rotation of one group of parents that share
+// Grid: one block per particle; particles from ``first`` on are scored against the second ``classes``
+// cubes. A warp takes one child rotation of one group of parents that share
 // a rotation. A shift enters as a phase on X conj(P): the parent's from tables, and the children's
 // +-quarter steps as four sums of two products, because cos and sin of the sum and difference of
 // two angles serve all four. Nothing but the results leaves the block.
 // Shared memory: keys (room), tables of the parents' shifts, of the children's step, and lists.
 extern "C" __global__ void refine_poses(
-    const float2* cubes, int edge, const float* kx, const float* ky, const int* ikx, const int* iky,
+    const float2* cubes, int edge, int first, int classes, const float* kx, const float* ky, const int* ikx, const int* iky,
     float scale, float box, const float* a_re, const float* a_im, const float* c2, int stride,
     int n, int length, const float* offsets, float shift_step, const float* log_prior,
     const float* cell_rotation, const int* cell_rotation_id, const float* cell_shift,
@@ -48,6 +49,7 @@ extern "C" __global__ void refine_poses(
     a_im += i * stride;
     c2 += i * stride;
     float quarter = shift_step / 4.0f;
+    if (i >= (size_t)first) cubes += (size_t)classes * edge * edge * edge;
 
     for (int c = threadIdx.x; c < cells; c += blockDim.x) {
         int same_rotation = 0, same_shift = 0;
@@ -89,15 +91,15 @@ extern "C" __global__ void refine_poses(
 
     int lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
     for (int task = threadIdx.x / WARP; task < 8 * groups; task += warps) {
-        int first = leader[task / 8], o = task % 8, gid = cell_rotation_id[first];
-        int k = cell_class[first];
+        int head = leader[task / 8], o = task % 8, gid = cell_rotation_id[head];
+        int k = cell_class[head];
         const float2* cube = cubes + (size_t)k * edge * edge * edge;
         float a[6];
-        child_rotation(offsets + 9 * o, cell_rotation + 9 * first, 2, a);
-        int next = first;
+        child_rotation(offsets + 9 * o, cell_rotation + 9 * head, 2, a);
+        int next = head;
         while (next < cells) {
             int cell[TOGETHER], members = 0;
-            for (int m = 0; m < TOGETHER; ++m) cell[m] = first;
+            for (int m = 0; m < TOGETHER; ++m) cell[m] = head;
             for (; next < cells && members < TOGETHER; ++next)
                 if (cell_rotation_id[next] == gid) cell[members++] = next;
             if (members == 0) break;

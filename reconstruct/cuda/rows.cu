@@ -14,27 +14,21 @@ __device__ __forceinline__ float ctf_value(const double* u, float kx, float ky, 
     return -sinf((float)chi);
 }
 
-// Grid: one block per particle. parameters (b, 7) as in ctf_value; out (b, n).
-extern "C" __global__ void ctf_rows(const float* kx, const float* ky, double step,
-                                    const double* parameters, int n, float* out) {
-    const double* u = parameters + 7 * (size_t)blockIdx.x;
-    for (int j = threadIdx.x; j < n; j += blockDim.x)
-        out[(size_t)blockIdx.x * n + j] = ctf_value(u, kx[j], ky[j], step);
-}
-
 // Grid: one block per particle. Takes spectra out of the store's segments (2^shift rows of width
-// coefficients each) and weighs them: C X / noise and C^2 / noise. variance (groups, n).
+// coefficients each) and weighs them: C X / noise and C^2 / noise. places (2, b): where a particle's
+// spectrum is, and its row in parameters and group. variance (groups, n).
 extern "C" __global__ void weigh_rows(const u64* segments, int shift, int width,
-                                      const long long* rows, const double* parameters,
+                                      const long long* places, const double* parameters,
                                       const int* group, const float* variance, const float* kx,
                                       const float* ky, double step, int n, float* a_re, float* a_im,
                                       float* c2) {
     size_t i = blockIdx.x;
-    long long row = rows[i], mask = ((long long)1 << shift) - 1;
-    const float2* spectrum = (const float2*)segments[row >> shift] + (size_t)(row & mask) * width;
-    const float* noise = variance + (size_t)group[i] * n;
+    long long place = places[i], row = places[gridDim.x + i], mask = ((long long)1 << shift) - 1;
+    const float2* spectrum =
+        (const float2*)segments[place >> shift] + (size_t)(place & mask) * width;
+    const float* noise = variance + (size_t)group[row] * n;
     for (int j = threadIdx.x; j < n; j += blockDim.x) {
-        float ctf = ctf_value(parameters + 7 * i, kx[j], ky[j], step);
+        float ctf = ctf_value(parameters + 7 * row, kx[j], ky[j], step);
         float weighted = ctf / noise[j];
         a_re[i * n + j] = spectrum[j].x * weighted;
         a_im[i * n + j] = spectrum[j].y * weighted;
@@ -62,15 +56,4 @@ extern "C" __global__ void normalise_images(const float* images, const unsigned 
     double gain = deviation > 0.0 ? 1.0 / deviation : 1.0;
     for (int p = threadIdx.x; p < pixels; p += blockDim.x)
         target[p] = (float)((source[p] - mean) * gain);
-}
-
-// Grid: one block per segment. sums[s] of values[order[starts[s]:starts[s + 1]]].
-extern "C" __global__ void segment_sums(const double* values, const int* order, const int* starts,
-                                        double* sums) {
-    __shared__ double room[1024];
-    double total = 0.0;
-    for (int e = starts[blockIdx.x] + threadIdx.x; e < starts[blockIdx.x + 1]; e += blockDim.x)
-        total += values[order[e]];
-    total = block_sum(total, room);
-    if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }

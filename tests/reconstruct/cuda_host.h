@@ -23,11 +23,16 @@ using std::min;
 #define __forceinline__ inline
 #define __shared__ static
 #define __restrict__
+#define __launch_bounds__(...)
 
 struct float2 {
     float x, y;
 };
 static inline float2 make_float2(float x, float y) { return float2{x, y}; }
+struct uint2 {
+    unsigned x, y;
+};
+static inline uint2 make_uint2(unsigned x, unsigned y) { return uint2{x, y}; }
 
 struct Dim {
     unsigned x, y, z;
@@ -103,6 +108,36 @@ static unsigned __float_as_uint(float value) {
 }
 static float __shfl_xor_sync(unsigned, float value, int mask) {
     return __uint_as_float(shuffle_bits(__float_as_uint(value), mask));
+}
+// The nearest bfloat16, ties to even, as 16 bits.
+static unsigned host_bfloat(float value) {
+    unsigned bits = __float_as_uint(value);
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+static float low_half(unsigned pair) { return __uint_as_float(pair << 16); }
+static float high_half(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+// mma.sync.m16n8k16: which lane holds which part of the factors and of the sums is in the PTX manual.
+static unsigned fragments[1024][6];
+static void host_tensor_product(float* c, const unsigned* a, unsigned b0, unsigned b1) {
+    int me = threadIdx.x, warp = me / 32 * 32, group = me % 32 / 4, member = me % 4;
+    unsigned* own = fragments[me];
+    for (int i = 0; i < 4; ++i) own[i] = a[i];
+    own[4] = b0;
+    own[5] = b1;
+    wait_at(warp_barrier[me / 32], 32);
+    for (int part = 0; part < 4; ++part) {
+        int row = part / 2, column = 2 * member + part % 2;
+        for (int q = 0; q < 4; ++q) {
+            const unsigned* left = fragments[warp + 4 * group + q];
+            const unsigned* right = fragments[warp + 4 * column + q];
+            for (int half = 0; half < 2; ++half) {
+                unsigned x = left[row + 2 * half], y = right[4 + half];
+                c[part] += low_half(x) * low_half(y) + high_half(x) * high_half(y);
+            }
+        }
+    }
+    wait_at(warp_barrier[me / 32], 32);
 }
 template <class T>
 static T atomicAdd(T* at, T value) {

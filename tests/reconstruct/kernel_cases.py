@@ -27,10 +27,12 @@ class Implementation:
     put: Callable[[Any], Any]  # NumPy array to the kernels' array
     get: Callable[[Any], npt.NDArray[Any]]
 
-    def call(self, kernel: str, *arguments: Any, out: tuple[int, ...]) -> list[npt.NDArray[Any]]:
+    def call(
+        self, kernel: str, *arguments: Any, out: tuple[int, ...], **extra: Any
+    ) -> list[npt.NDArray[Any]]:
         """Run a kernel on copies of the arguments; return those at the places ``out``."""
         moved = [self.put(one.copy()) if isinstance(one, np.ndarray) else one for one in arguments]
-        getattr(self.kernels, kernel)(*moved)
+        getattr(self.kernels, kernel)(*moved, **extra)
         return [self.get(moved[place]) for place in out]
 
 

@@ -91,9 +91,9 @@ def test_split_references_masks_and_symmetry_stay_on_the_device(host: Backend) -
     for engine in (cpu, device):
         learner = engine._learners[0]
         assert learner.split
-        learner._fit_masks()
+        learner._fit_masks(engine._workers)
         learner.group = "C2"
-        learner._renew()
+        learner._renew(engine._workers, 16)
         volumes.append(engine.snapshot().classes[0].volume.ravel())
     assert np.corrcoef(*volumes)[0, 1] > MAP_CORRELATION
 

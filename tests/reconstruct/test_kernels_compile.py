@@ -36,7 +36,9 @@ def test_a_mistake_does_not_compile(compiler: Compiler) -> None:
 
 
 def test_every_kernel_of_the_sources_is_named() -> None:
-    declared = re.findall(r'extern "C" __global__ void (\w+)\(', source())
+    declared = re.findall(
+        r'extern "C" __global__ void (?:__launch_bounds__\(\d+\)\s+)?(\w+)\(', source()
+    )
     assert sorted(declared) == sorted(KERNEL_NAMES)
 
 

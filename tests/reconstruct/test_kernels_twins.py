@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,15 @@ import pytest
 
 from reconstruct import kernels_cpu, kernels_numpy
 from reconstruct.backend import describe_devices, make_backend
-from reconstruct.kernels_cuda import CudaKernels
+from reconstruct.kernels_cuda import TILE, UNIT_SHIFTS, CudaKernels, fragment_shape
 from reconstruct.rotations import random_rotations
+from reconstruct.search import shift_grid
 from tests.reconstruct.cuda_host import HostLauncher
 from tests.reconstruct.kernel_cases import SCALE, Implementation, PoseCase, pose_case
 
 SLICE_TOLERANCE = 2e-6  # float32 interpolation weights on values of about 1
 SCORE_TOLERANCE = 2e-4  # nats: a sum of some 100 float32 products of about 1
+BFLOAT_TOLERANCE = 0.15  # nats: sums of some 200 products of about 1, each 0.4 % off at most
 CTF_TOLERANCE = 3e-6  # a sine in float32 after a reduction in float64
 SUM_TOLERANCE = 3e-5  # float32 sums over particles of values of about 1
 ROW_TOLERANCE = 2e-5  # relative, float32 products
@@ -48,10 +51,11 @@ def kernels(request: pytest.FixtureRequest) -> Implementation:
 
 TWIN = Implementation("twin", kernels_numpy, np.asarray, np.asarray)
 every_kind = pytest.mark.parametrize("kernels", KINDS, indirect=True)
+compiled = pytest.mark.parametrize("kernels", KINDS[:1], indirect=True)
 every_cuda = pytest.mark.parametrize("kernels", CUDA_KINDS, indirect=True)
 
 
-@every_kind
+@compiled
 def test_slices(kernels: Implementation) -> None:
     case = pose_case()
     plane = case.plane
@@ -76,7 +80,7 @@ def select(kernels: Implementation, arrays: tuple[Any, ...], keep: int = 40) -> 
     return kernels.call("select_cells", *arrays, keep, 0.33, 0.99, *out, out=(6, 7, 8))
 
 
-@every_kind
+@compiled
 @pytest.mark.parametrize("shape", [(3, 9, 700), (2, 4, 5), (2, 1, 40)])
 def test_the_best_coarse_cells(kernels: Implementation, shape: tuple[int, int, int]) -> None:
     arrays = coarse_scores(0, shape)
@@ -86,18 +90,164 @@ def test_the_best_coarse_cells(kernels: Implementation, shape: tuple[int, int, i
     np.testing.assert_allclose(got[1], expected[1], atol=SLICE_TOLERANCE)
 
 
+@dataclass(frozen=True)
+class CoarseCase:
+    """Particles of two half-sets and two classes, coarse rotations that fill no tile, shifts."""
+
+    case: PoseCase
+    cubes: npt.NDArray[np.float32]  # (4, g, g, g, 2)
+    base: npt.NDArray[np.float32]
+    turn: npt.NDArray[np.float32]
+    shifts: npt.NDArray[np.float32]
+    phases: npt.NDArray[np.float32]
+    n: int
+    first: int
+
+    @property
+    def particles(self) -> tuple[npt.NDArray[np.float32], ...]:
+        return self.case.a_re, self.case.a_im, self.case.c2
+
+
+def coarse_case(cells: int = 5, rotations: int = 43, radius: int = 6, first: int = 2) -> CoarseCase:
+    case = pose_case()
+    n = case.plane.count(radius)
+    shifts = shift_grid(cells, 0.7)
+    turns = shifts @ np.stack([case.plane.kx[:n], case.plane.ky[:n]]) / case.plane.box
+    phases = np.exp(-2j * np.pi * turns).astype(np.complex64)
+    rng = np.random.default_rng(8)
+    return CoarseCase(
+        case=case,
+        cubes=np.concatenate([case.cubes, 0.5 * case.cubes[::-1]]),
+        base=random_rotations(rng, rotations).reshape(-1, 9).astype(np.float32),
+        turn=random_rotations(rng, 1).ravel().astype(np.float32),
+        shifts=shifts.astype(np.float32),
+        phases=phases.view(np.float32).reshape(len(shifts), n, 2),
+        n=n,
+        first=first,
+    )
+
+
+def coarse_slices(kernels: Implementation, case: CoarseCase) -> list[npt.NDArray[Any]]:
+    plane, maps, r = case.case.plane, len(case.cubes), len(case.base)
+    out = (
+        np.zeros((r, 9), np.float32),
+        np.zeros((maps, r, case.n, 2), np.float32),
+        np.zeros(fragment_shape(maps, r), np.uint32),
+    )
+    arguments = (case.cubes, case.base, case.turn, plane.kx, plane.ky, SCALE, *out)
+    return kernels.call("coarse_slices", *arguments, out=(6, 7, 8))
+
+
+def twin_slices(case: CoarseCase) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    turned = case.turn.reshape(3, 3).astype(float) @ case.base.reshape(-1, 3, 3)
+    rotations = turned.reshape(-1, 9).astype(np.float32)
+    plane = case.case.plane
+    slices = np.zeros((len(case.cubes), len(rotations), case.n, 2), np.float32)
+    for cube, out in zip(case.cubes, slices, strict=True):
+        planes = np.zeros((len(rotations), 2, case.n), np.float32)
+        kernels_numpy.extract_slices(
+            cube, rotations, plane.kx[: case.n], plane.ky[: case.n], SCALE, planes
+        )
+        out[:] = np.moveaxis(planes, 1, 2)
+    return rotations, slices
+
+
+def coarse_maxima(kernels: Implementation, case: CoarseCase, right: Any) -> npt.NDArray[Any]:
+    b, units = len(case.case.c2), -(-len(case.shifts) // UNIT_SHIFTS)
+    maxima = np.zeros((b, units, 2, -(-len(case.base) // TILE) * TILE), np.float32)
+    arguments = (*case.particles, case.phases, right, case.first, maxima)
+    return kernels.call("coarse_maxima", *arguments, out=(6,))[0]
+
+
 @every_cuda
-def test_coarse_cells_that_all_score_alike_are_taken_in_order(kernels: Implementation) -> None:
-    scores, half_power, log_prior = coarse_scores(0, (2, 16, 300))
-    scores[:], half_power[:] = 1.0, 0.25
-    scores[0, 9, 100] = 2.0  # one stands out: too many others tie with the bound
-    got = select(kernels, (scores, half_power, log_prior))
-    expected = select(TWIN, (scores, half_power, log_prior))
+def test_turned_slices_for_the_coarse_pass(kernels: Implementation) -> None:
+    case = coarse_case()
+    rotations, slices, _ = coarse_slices(kernels, case)
+    expected = twin_slices(case)
+    np.testing.assert_allclose(rotations, expected[0], atol=SLICE_TOLERANCE)
+    np.testing.assert_allclose(slices, expected[1], atol=20 * SLICE_TOLERANCE)  # turned in float32
+
+
+@every_cuda
+@pytest.mark.parametrize(
+    ("cells", "rotations", "radius", "first"),
+    [(5, 43, 6, 2), (4, 16, 5, 0), (1, 5, 3, 5), (4, 8, 6, 3)],
+)
+def test_best_scores_over_the_shifts(
+    kernels: Implementation, cells: int, rotations: int, radius: int, first: int
+) -> None:
+    case = coarse_case(cells, rotations, radius, first)
+    got = coarse_maxima(kernels, case, coarse_slices(kernels, case)[2])[..., :rotations]
+    expected = coarse_maxima(TWIN, case, twin_slices(case)[1])[..., :rotations]
+    assert np.ptp(expected) > 20 * BFLOAT_TOLERANCE
+    np.testing.assert_allclose(got, expected, atol=BFLOAT_TOLERANCE)
+
+
+def choose(
+    kernels: Implementation, case: CoarseCase, maxima: npt.NDArray[Any], keep: int = 20
+) -> list[npt.NDArray[Any]]:
+    rotations, slices = twin_slices(case)
+    b = len(case.case.c2)
+    out = (
+        np.zeros((b, keep, 9), np.float32), np.zeros((b, keep), np.int32),
+        np.zeros((b, keep, 2), np.float32), np.zeros((b, keep), np.int32),
+        np.zeros((b, keep), np.int32), np.zeros((b, keep), np.float32), np.zeros(b, np.int32),
+    )  # fmt: skip
+    arguments = (
+        maxima, case.case.log_prior, slices, rotations, case.phases, case.shifts,
+        *case.particles, case.first, keep, 0.2, 0.99, *out,
+    )  # fmt: skip
+    return kernels.call("choose_cells", *arguments, out=tuple(range(13, 20)))
+
+
+@every_cuda
+@pytest.mark.parametrize("rotations", [43, 9])
+def test_the_best_cells_are_on_the_best_rotations(kernels: Implementation, rotations: int) -> None:
+    case = coarse_case(rotations=rotations)
+    maxima = coarse_maxima(TWIN, case, twin_slices(case)[1])
+    maxima[..., rotations:] = 1e9  # padding must not be taken for a rotation
+    for one, other in zip(choose(kernels, case, maxima), choose(TWIN, case, maxima), strict=True):
+        if one.dtype.kind == "i":
+            np.testing.assert_array_equal(one, other)
+        else:
+            np.testing.assert_allclose(one, other, atol=SCORE_TOLERANCE)
+
+
+@every_cuda
+def test_rotations_that_all_score_alike_are_taken_in_order(kernels: Implementation) -> None:
+    case = coarse_case(cells=1, rotations=700)
+    maxima = np.ones((5, 1, 2, 704), np.float32)
+    maxima[0, 0, 1, 100] = 2.0  # one stands out: too many others tie with the bound
+    got = choose(kernels, case, maxima)
+    expected = choose(TWIN, case, maxima)
+    np.testing.assert_array_equal(got[1], expected[1])
+    assert expected[1].max() == 800
+
+
+@every_cuda
+@pytest.mark.parametrize("similarity", [0.0, 0.3])
+def test_posterior_weights_and_what_the_host_is_told(
+    kernels: Implementation, similarity: float
+) -> None:
+    case = pose_case(particles=6)
+    rng = np.random.default_rng(5)
+    b, keep = case.class_index.shape
+    score = -np.sort(-5 * rng.standard_normal((b, keep)), axis=1).astype(np.float32)
+    out = np.full((b, keep), np.nan, np.float32), np.full((b, 15), np.nan, np.float32)
+    arguments = (
+        score, case.class_index, case.count, case.rotation, case.shift, score[:, 0], similarity,
+        *out,
+    )  # fmt: skip
+    got = kernels.call("posterior_weights", *arguments, out=(7, 8))
+    expected = TWIN.call("posterior_weights", *arguments, out=(7, 8))
     for one, other in zip(got, expected, strict=True):
-        np.testing.assert_array_equal(one, other)
+        np.testing.assert_allclose(one, other, atol=ROW_TOLERANCE)
+    np.testing.assert_allclose(got[0].sum(axis=1), 1, atol=ROW_TOLERANCE)
 
 
-def refine(kernels: Implementation, case: PoseCase, *, n: int, keep: int = 20) -> list[Any]:
+def refine(
+    kernels: Implementation, case: PoseCase, *, n: int, keep: int = 20, **extra: int
+) -> list[Any]:
     b = len(case.count)
     plane = case.plane
     out = (
@@ -112,7 +262,7 @@ def refine(kernels: Implementation, case: PoseCase, *, n: int, keep: int = 20) -
         case.offsets, 1.5, case.log_prior, case.rotation, case.rotation_id, case.shift,
         case.shift_id, case.class_index, case.count, keep, 0.2, 0.999, *out,
     )  # fmt: skip
-    return kernels.call("refine_poses", *arguments, out=tuple(range(23, 31)))
+    return kernels.call("refine_poses", *arguments, out=tuple(range(23, 31)), **extra)
 
 
 @every_kind
@@ -129,6 +279,18 @@ def test_refined_poses(kernels: Implementation, radius: int) -> None:
             np.testing.assert_allclose(one, other, atol=SCORE_TOLERANCE, err_msg=name)
 
 
+@every_cuda
+def test_particles_of_the_second_half_set_meet_the_second_cubes(kernels: Implementation) -> None:
+    case = pose_case()
+    both = replace(case, cubes=np.concatenate([case.cubes, 0.5 * case.cubes[::-1]]))
+    n = case.plane.count(5)
+    got, expected = (refine(one, both, n=n, first=2) for one in (kernels, TWIN))
+    np.testing.assert_allclose(got[5], expected[5], atol=SCORE_TOLERANCE)
+    alone = refine(TWIN, case, n=n)
+    np.testing.assert_allclose(got[7][:2], alone[7][:2], atol=SCORE_TOLERANCE)
+    assert np.all(np.abs(got[7][2:] - alone[7][2:]) > 10 * SCORE_TOLERANCE)
+
+
 def insert(kernels: Implementation, case: PoseCase, members: list[int]) -> npt.NDArray[Any]:
     plane, n = case.plane, len(case.plane.kx)
     reach = case.grid.reach(plane.max_radius)
@@ -143,7 +305,7 @@ def insert(kernels: Implementation, case: PoseCase, members: list[int]) -> npt.N
     return kernels.call("insert_particles", *arguments, out=(0,))[0]
 
 
-@every_kind
+@compiled
 @pytest.mark.parametrize("members", [[0, 1, 2, 3, 4], [3], []])
 def test_back_projection(kernels: Implementation, members: list[int]) -> None:
     case = pose_case()
@@ -152,14 +314,44 @@ def test_back_projection(kernels: Implementation, members: list[int]) -> None:
     np.testing.assert_allclose(insert(kernels, case, members), expected, atol=SUM_TOLERANCE)
 
 
+def insert_halves(
+    kernels: Implementation, case: PoseCase, first: int, order: list[int] | None = None
+) -> npt.NDArray[Any]:
+    plane, n = case.plane, len(case.plane.kx)
+    reach = case.grid.reach(plane.max_radius)
+    g = 2 * reach + 1
+    statistics = np.full((2, len(case.cubes), g, g, reach + 2, 3), 0.5, np.float32)
+    rows = [
+        case.a_re, case.a_im, case.c2, case.rotation, case.rotation_id, case.shift,
+        case.class_index, case.weight, case.count,
+    ]  # fmt: skip
+    if order is not None:
+        rows = [np.ascontiguousarray(one[order]) for one in rows]
+    arguments = (
+        statistics, first, np.array([0.5, 0.9], np.float32), plane.kx, plane.ky,
+        plane.kx.astype(np.int32), plane.ky.astype(np.int32), np.float32(SCALE), float(plane.box),
+        *rows[:3], n, *rows[3:],
+    )  # fmt: skip
+    return kernels.call("insert_halves", *arguments, out=(0,))[0]
+
+
+@every_cuda
+@pytest.mark.parametrize("first", [0, 2, 5])
+def test_back_projection_of_both_half_sets(kernels: Implementation, first: int) -> None:
+    case = pose_case()
+    expected = insert_halves(TWIN, case, first)
+    assert np.ptp(expected) > 0
+    np.testing.assert_allclose(insert_halves(kernels, case, first), expected, atol=SUM_TOLERANCE)
+
+
 @every_cuda
 def test_back_projection_does_not_depend_on_order(kernels: Implementation) -> None:
     case = pose_case(particles=9)
-    first = insert(kernels, case, list(range(9)))
-    np.testing.assert_array_equal(insert(kernels, case, list(range(9))[::-1]), first)
+    first = insert_halves(kernels, case, 9)
+    np.testing.assert_array_equal(insert_halves(kernels, case, 9, list(range(9))[::-1]), first)
 
 
-@every_kind
+@compiled
 def test_ctf(kernels: Implementation) -> None:
     rng = np.random.default_rng(2)
     plane = pose_case().plane
@@ -187,27 +379,6 @@ def test_background(kernels: Implementation) -> None:
 
 
 @every_cuda
-def test_shifted_rows(kernels: Implementation) -> None:
-    case = pose_case()
-    rng = np.random.default_rng(4)
-    angle = rng.uniform(-3, 3, (6, 50)).astype(np.float32)
-    call = (case.a_re, case.a_im, np.cos(angle), np.sin(angle), np.empty((5, 6, 100), np.float32))
-    (got,) = kernels.call("shift_rows", *call, out=(4,))
-    (expected,) = TWIN.call("shift_rows", *call, out=(4,))
-    np.testing.assert_allclose(got, expected, atol=SLICE_TOLERANCE)
-
-
-@every_cuda
-def test_sums_over_shells(kernels: Implementation) -> None:
-    rng = np.random.default_rng(5)
-    values, shells = rng.standard_normal(5000), rng.integers(0, 30, 5000)
-    order = np.argsort(shells, kind="stable").astype(np.int32)
-    starts = np.searchsorted(shells[order], np.arange(31)).astype(np.int32)
-    (got,) = kernels.call("segment_sums", values, order, starts, np.empty(30), out=(3,))
-    np.testing.assert_allclose(got, np.bincount(shells, values), rtol=1e-12, atol=1e-12)
-
-
-@every_cuda
 def test_rows_out_of_a_segmented_store_are_weighed(kernels: Implementation) -> None:
     rng = np.random.default_rng(6)
     plane = pose_case().plane
@@ -216,9 +387,10 @@ def test_rows_out_of_a_segmented_store_are_weighed(kernels: Implementation) -> N
     segments = [kernels.put(one) for one in spectra]
     pointer = "ptr" if hasattr(segments[0].data, "ptr") else None
     addresses = [one.data.ptr if pointer else one.ctypes.data for one in segments]
-    rows = np.array([1, 15, 8, 7], np.int64)
-    parameters = np.tile([15e3, 14e3, 0.4, 0.0, 0.0197, 2.7e7, 0.1], (4, 1))
-    group = np.array([0, 1, 1, 0], np.int32)
+    rows = np.array([[1, 15, 8, 7], [3, 0, 4, 1]], np.int64)
+    parameters = np.tile([15e3, 14e3, 0.4, 0.0, 0.0197, 2.7e7, 0.1], (5, 1))
+    parameters[:, 0] += 300 * np.arange(5)
+    group = np.array([0, 1, 1, 0, 1], np.int32)
     variance = rng.uniform(0.5, 2, (2, n)).astype(np.float32)
     shared = (bits, width, rows, parameters, group, variance, plane.kx, plane.ky, 1 / 160)
     out = tuple(np.empty((4, n), np.float32) for _ in range(3))
@@ -234,14 +406,22 @@ def test_rows_out_of_a_segmented_store_are_weighed(kernels: Implementation) -> N
 def test_the_order_of_threads_does_not_show(host_launcher: HostLauncher, seed: int) -> None:
     kernels = CudaKernels(host_launcher, np)
     one = Implementation("host", kernels, np.ascontiguousarray, np.asarray)
-    case = pose_case()
-    arrays = coarse_scores(0, (2, 9, 700))
-    tied = (np.ones_like(arrays[0]), *arrays[1:])
+    case, coarse = pose_case(), coarse_case()
+    maxima = coarse_maxima(TWIN, coarse, twin_slices(coarse)[1])
     runs = []
     for order in (0, seed):
         host_launcher.order(order)
         found = refine(one, case, n=len(case.plane.kx))
-        runs.append([*found, *select(one, arrays), *select(one, tied), insert(one, case, [0, 1])])
+        right = coarse_slices(one, coarse)[2]
+        runs.append(
+            [
+                *found,
+                *choose(one, coarse, maxima),
+                *choose(one, coarse, np.ones_like(maxima)),
+                coarse_maxima(one, coarse, right)[..., :43],
+                insert_halves(one, case, 2),
+            ]
+        )
     host_launcher.order(0)
     for first, second in zip(*runs, strict=True):
         np.testing.assert_array_equal(first, second)
@@ -275,4 +455,10 @@ def test_phase_tables_reach_every_coefficient() -> None:
 def test_unsuitable_arrays_are_refused(host_launcher: HostLauncher, tmp_path: Path) -> None:
     kernels = CudaKernels(host_launcher, np)
     with pytest.raises(ValueError, match="C-contiguous"):
-        kernels.segment_sums(np.zeros(9)[::2], np.zeros(2, np.int32), np.zeros(2), np.zeros(1))
+        kernels.normalise_images(np.zeros((2, 4, 8))[..., ::2], np.zeros(16), np.zeros((2, 4, 4)))
+
+
+def test_a_coarse_radius_that_does_not_fit_is_refused(host_launcher: HostLauncher) -> None:
+    one = Implementation("host", CudaKernels(host_launcher, np), np.ascontiguousarray, np.asarray)
+    with pytest.raises(ValueError, match="lower its radius"):
+        coarse_slices(one, coarse_case(radius=8))
