@@ -135,7 +135,8 @@ def _coarse(backend: Backend, sizes: Sizes, *, ceiling: float, copied: float) ->
     kx, ky = backend.asarray(plane.kx), backend.asarray(plane.ky)
     kernels.coarse_slices(cubes, base, axes, kx, ky, 2.0, rotations, slices, fragments)
     particles = normal(b, n), normal(b, n), abs(normal(b, n))
-    phases, shifts, prior = normal(t, n, 2), normal(t, 2), xp.zeros(1, np.float32)
+    phases, turns, shifts = normal(t, n, 2), normal(n, t, 2), normal(t, 2)
+    prior = xp.zeros(1, np.float32)
     maxima = xp.empty((b, -(-t // UNIT_SHIFTS), 1, r), np.float32)
     spent = _seconds(
         backend,
@@ -155,7 +156,7 @@ def _coarse(backend: Backend, sizes: Sizes, *, ceiling: float, copied: float) ->
     spent = _seconds(
         backend,
         lambda: kernels.choose_cells(
-            maxima, prior, slices, rotations, phases, shifts, *particles, b // 2, plan.keep, 0.33,
+            maxima, prior, slices, rotations, turns, shifts, *particles, b // 2, plan.keep, 0.33,
             0.99, cells.rotation, cells.rotation_id, cells.shift, cells.shift_id,
             cells.class_index, cells.score, cells.count,
         ),

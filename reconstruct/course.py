@@ -22,6 +22,8 @@ Rows = npt.NDArray[np.intp]
 
 COUNTERS = ("trained", "racing", "race_cursor", "replay_cursor", "radius_at_pass")
 REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
+REPLAYED_AT_ONCE = 32  # a replayed minibatch is this part of the particles: memory is half of them
+LARGEST = 3000  # particles of a replayed minibatch, unless more are asked for
 GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
 RACE_ORDER, REPLAY_ORDER = 1, 2  # keys of the random orders
 
@@ -99,7 +101,7 @@ class Course:
 
     def replay(self, radius: int) -> Replay:
         """Take the next replayed particles; ``radius`` is the working radius in shells."""
-        size = self.settings.minibatch_final
+        size = max(self.settings.minibatch_final, min(LARGEST, self.trained // REPLAYED_AT_ONCE))
         index, position = divmod(self.replay_cursor, self.trained)
         if not position:
             self.radius_at_pass = radius

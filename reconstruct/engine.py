@@ -284,8 +284,12 @@ class Engine:
         result: LearnResult | None = None
         evidence = 0.0
         with _BLAS.limit(limits=1, user_api="blas"):
+            weighted: dict[int, WeightedBatch] = {}  # starts of a race mostly share a radius
             for learner in self._learners:
-                batch = self._weighted(rows, learner.insert_radius)
+                batch = weighted.get(learner.insert_radius)
+                if batch is None:
+                    batch = self._weighted(rows, learner.insert_radius)
+                    weighted[learner.insert_radius] = batch
                 window = memory_window(
                     self._course.trained, learner.presented, cold=cold, schedule=self._schedule
                 )

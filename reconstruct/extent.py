@@ -6,6 +6,8 @@ solvent noise out of the reference.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 import scipy.ndimage
@@ -37,9 +39,8 @@ def particle_radius_pixels(volume: npt.NDArray[np.floating]) -> float:
     """
     n = volume.shape[0]
     smooth = scipy.ndimage.gaussian_filter(np.asarray(volume, np.float32), 1.0)
-    distance = centre_distance(n)
-    ring = distance.astype(np.intp).ravel()
-    profile = (np.bincount(ring, smooth.ravel()) / np.bincount(ring))[: n // 2]
+    distance, ring, counts = _rings(n)
+    profile = (np.bincount(ring, smooth.ravel()) / counts)[: n // 2]
     peak = int(np.argmax(profile))
     if profile[peak] <= 0:
         return float(n / 2)
@@ -50,3 +51,13 @@ def particle_radius_pixels(volume: npt.NDArray[np.floating]) -> float:
     sizes[0] = 0
     body = np.percentile(distance[labels == int(np.argmax(sizes))], 99.0)
     return float(min(np.ceil(max(1.05 * edge, body) + MARGIN_PIXELS), n / 2))
+
+
+@lru_cache(maxsize=4)
+def _rings(
+    n: int,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Distance of each voxel from the centre, that in whole pixels, and voxels of each."""
+    distance = centre_distance(n)
+    ring = distance.astype(np.intp).ravel()
+    return distance, ring, np.bincount(ring)

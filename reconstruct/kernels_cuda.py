@@ -62,17 +62,21 @@ KERNEL_NAMES = (
 
 ROW_THREADS = 128  # per particle, where a thread takes every 128th coefficient
 CHOOSE_THREADS = 512  # their maxima bound the keep-th rotation, so it must exceed any ``keep``
+COARSE_THREADS = 256
+SHELL_THREADS = 512
 REFINE_THREADS = 256  # 8 warps: one per child rotation of a parent
 WARP = 32
 STATIC_SHARED_BYTES = 48 * 1024  # beyond it a kernel must ask for shared memory
 SLICE_SAMPLES = 16  # of one slice that reach a voxel, at most; see insert.cu
-TILE = 8  # rotations; this and the next five as in coarse.cu
+TILE = 8  # rotations; this and the next six as in coarse.cu
 MOST_STEPS = 13
 STEP_PAIRS = 8
 UNITS = 2
+GROUP = 4
 SELECT_ROOM = 1024
 UNIT_SHIFTS = 16
-BLOCKS = 800  # of the coarse pass: what keeps a large device busy
+BLOCKS = 1056  # of the coarse pass: four rounds of two to a multiprocessor of an H100 or H200
+FEWEST_TILES = 32  # for a block of the coarse pass, so that its left factor is worth making
 
 
 def source() -> str:
@@ -176,23 +180,27 @@ class CudaKernels:
         b, units, classes, padded = maxima.shape
         t, n = phases.shape[:2]
         tiles = padded // TILE
-        warps = sum(-(-rows * units // UNITS) for rows in (first, b - first))
-        columns = -(-warps // (ROW_THREADS // WARP))
-        rows = max(1, min(BLOCKS // max(columns, 1), classes * tiles // TILE))
+        per_block = COARSE_THREADS // WARP * UNITS
+        columns = sum(-(-rows * units // per_block) for rows in (first, b - first))
+        parts = min(-(-BLOCKS // max(columns, 1)), classes * tiles // FEWEST_TILES)
         arguments = (
             a_re, a_im, c2, np.int32(c2.shape[1]), phases, np.int32(t), np.int32(n), np.int32(b),
-            np.int32(first), np.int32(classes), np.int32(tiles), np.int32(_steps(n)), fragments,
-            maxima,
+            np.int32(first), np.int32(classes), np.int32(tiles), fragments, maxima,
         )  # fmt: skip
-        self._launch("coarse_maxima", (columns, rows), ROW_THREADS, arguments)
+        shared_bytes = 2 * GROUP * MOST_STEPS * WARP * 8
+        grid = (columns, max(1, parts))
+        self._launch("coarse_maxima", grid, COARSE_THREADS, arguments, shared_bytes)
 
     def choose_cells(
-        self, maxima: Any, log_prior: Any, slices: Any, rotations: Any, phases: Any, shifts: Any,
+        self, maxima: Any, log_prior: Any, slices: Any, rotations: Any, turns: Any, shifts: Any,
         a_re: Any, a_im: Any, c2: Any, first: int, keep: int, sharpness: float, share: float,
         out_rotation: Any, out_rotation_id: Any, out_shift: Any, out_shift_id: Any,
         out_class: Any, out_score: Any, out_count: Any,
     ) -> None:  # fmt: skip
-        """Score every shift of the best rotations in float32 and keep the best cells."""
+        """Score every shift of the best rotations in float32 and keep the best cells.
+
+        ``turns`` (n, t, 2) are the phases of the shifts, coefficient by coefficient.
+        """
         if keep > CHOOSE_THREADS:
             raise ValueError(f"keep must be at most {CHOOSE_THREADS}, not {keep}")
         b, units, classes, padded = maxima.shape
@@ -201,7 +209,7 @@ class CudaKernels:
         room = max(SELECT_ROOM, 1 << (keep * t - 1).bit_length())
         arguments = (
             maxima, np.int32(units), np.int32(padded), np.int32(r), np.int32(classes), log_prior,
-            slices, rotations, phases, shifts, np.int32(t), a_re, a_im, c2, np.int32(c2.shape[1]),
+            slices, rotations, turns, shifts, np.int32(t), a_re, a_im, c2, np.int32(c2.shape[1]),
             np.int32(n), np.int32(first), np.int32(keep), np.float64(sharpness), np.float64(share),
             np.int32(room), out_rotation, out_rotation_id, out_shift, out_shift_id, out_class,
             out_score, out_count,
@@ -345,7 +353,7 @@ class CudaKernels:
         """Sums (2, K, shells) of D over the shells of each crop."""
         arguments = (crops, np.int32(_voxels(crops)), order, starts, sums)
         grid = (sums.shape[2], _maps(crops))
-        self._launch("shell_weights", grid, ROW_THREADS, arguments)
+        self._launch("shell_weights", grid, SHELL_THREADS, arguments)
 
     def shell_ridges(self, sums: Any, counts: Any, noise_over_signal: Any, ridges: Any) -> None:
         """Sums to ridges (maps, 2, radius + 1) of the own half-set and of both.
@@ -396,7 +404,7 @@ class CudaKernels:
             spectra, np.int32(spectra.shape[1]), np.int32(reach), np.int32(classes), order, starts,
             sums,
         )  # fmt: skip
-        self._launch("compare_shells", (shells, classes), ROW_THREADS, arguments)
+        self._launch("compare_shells", (shells, classes), SHELL_THREADS, arguments)
 
     def _over(self, name: str, items: int, maps: int, arguments: tuple[Any, ...]) -> None:
         """A thread for each item of each map."""

@@ -79,9 +79,7 @@ def coarse_maxima(
     ``slices`` (sets K, r, n, 2) here, where a device takes its fragments; phases (t, n, 2).
     """
     classes, r, n = maxima.shape[2], *slices.shape[1:3]
-    turns, references = (
-        one[..., 0] + 1j * one[..., 1].astype(np.float64) for one in (phases, slices)
-    )
+    turns, references = _complex(phases), _complex(slices)
     maxima[:] = -np.inf
     for i in range(len(maxima)):
         own = references[classes:] if i >= first else references[:classes]
@@ -93,23 +91,21 @@ def coarse_maxima(
 
 
 def choose_cells(
-    maxima: Float, log_prior: Float, slices: Float, rotations: Float, phases: Float, shifts: Float,
+    maxima: Float, log_prior: Float, slices: Float, rotations: Float, turns: Float, shifts: Float,
     a_re: Float, a_im: Float, c2: Float, first: int, keep: int, sharpness: float, share: float,
     out_rotation: Float, out_rotation_id: Int, out_shift: Float, out_shift_id: Int,
     out_class: Int, out_score: Float, out_count: Int,
 ) -> None:  # fmt: skip
     """Score every shift of the ``keep`` best rotations of any class; keep the best cells."""
     classes, r, n = maxima.shape[2], *slices.shape[1:3]
-    turns, references = (
-        one[..., 0] + 1j * one[..., 1].astype(np.float64) for one in (phases, slices)
-    )
+    moves, references = _complex(turns).T, _complex(slices)
     for i, unit_maxima in enumerate(maxima):
         best = (unit_maxima.max(axis=0)[:, :r] + log_prior[:, None]).ravel()
         chosen = np.argsort(-best, kind="stable")[:keep]
         own = (references[classes:] if i >= first else references[:classes]).reshape(-1, n)[chosen]
-        shifted = (a_re[i, :n] + 1j * a_im[i, :n].astype(np.float64)) * turns
+        shifted = (a_re[i, :n] + 1j * a_im[i, :n].astype(np.float64)) * moves
         power = 0.5 * np.abs(own) ** 2 @ c2[i, :n]
-        scores = np.full((len(turns), classes * r), -np.inf)
+        scores = np.full((len(moves), classes * r), -np.inf)
         scores[:, chosen] = (shifted @ own.conj().T).real - power + log_prior[chosen // r]
         kept = _kept(scores.ravel().astype(np.float32), keep, sharpness, share)
         shift_id, rotation_id = np.divmod(kept, classes * r)

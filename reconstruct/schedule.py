@@ -26,7 +26,7 @@ class Schedule:
     warm_window: float = 150.0
     mask_from: int = 500  # particles presented before masks close in
     mask_every: int = 250  # particles presented between fits of the masks, at first
-    mask_growth: float = 0.15  # later they are fitted after this share of what was presented
+    mask_growth: float = 0.2  # later they are fitted after this share of what was presented
     join_radius: int = 8  # shells up to which split half-sets share a reference (40 A)
     insert_beyond: int = 2  # shells beyond the scored radius that enter the statistics
 

@@ -105,7 +105,7 @@ class _Coarse:
         self._rotations = xp.empty((r, 9), np.float32)
         self._slices = xp.empty((len(cubes), r, n, 2), np.float32)
         self._fragments = xp.empty(fragment_shape(len(cubes), r), np.uint32)
-        self._shifts, self._phases = _shift_tables(
+        self._shifts, self._phases, self._turns = _shift_tables(
             plan.shift_cells, plan.shift_step_pixels, plane.box, n, backend
         )
         backend.kernels.coarse_slices(
@@ -129,7 +129,7 @@ class _Coarse:
         )
         cells = empty_poses(len(part), plan.keep, xp)
         kernels.choose_cells(
-            maxima, self._log_prior, self._slices, self._rotations, self._phases, self._shifts,
+            maxima, self._log_prior, self._slices, self._rotations, self._turns, self._shifts,
             part.a_re, part.a_im, part.c2, first, plan.keep, plan.sharpness[0], plan.share,
             cells.rotation, cells.rotation_id, cells.shift, cells.shift_id, cells.class_index,
             cells.score, cells.count,
@@ -162,11 +162,12 @@ def _device_base(count: int, group: str, backend: Backend) -> Any:
 @lru_cache(maxsize=8)
 def _shift_tables(
     cells: int, step_pixels: float, box: int, n: int, backend: Backend
-) -> tuple[Any, Any]:
-    """Shifts (t, 2) in pixels, and their phases (t, n, 2) at the first ``n`` coefficients."""
+) -> tuple[Any, Any, Any]:
+    """Shifts (t, 2) in pixels, their phases at ``n`` coefficients (t, n, 2), and as (n, t, 2)."""
     plane = make_half_plane(box, min(box // 2 - 1, 12))
     shifts = shift_grid(cells, step_pixels)
-    turns = shifts @ np.stack([plane.kx[:n], plane.ky[:n]]).astype(np.float64) / box
-    phases = np.exp(-2j * np.pi * turns).astype(np.complex64)
+    angles = shifts @ np.stack([plane.kx[:n], plane.ky[:n]]).astype(np.float64) / box
+    phases = np.exp(-2j * np.pi * angles).astype(np.complex64)
     table = phases.view(np.float32).reshape(len(shifts), n, 2)
-    return backend.asarray(shifts, np.float32), backend.asarray(table)
+    turns = table.transpose(1, 0, 2)
+    return backend.asarray(shifts, np.float32), backend.asarray(table), backend.asarray(turns)

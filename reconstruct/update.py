@@ -217,10 +217,14 @@ def box_volume(half: Complex64, grid: MapGrid, *, windowed: bool) -> Float32:
 
 def finish_box(box: Float32, grid: MapGrid, *, windowed: bool) -> Float32:
     """Norm a padded map's central box, correct it for gridding, and mask it if ``windowed``."""
+    return np.ascontiguousarray(box * _box_window(grid, windowed), dtype=np.float32)
+
+
+@lru_cache(maxsize=32)
+def _box_window(grid: MapGrid, windowed: bool) -> Float32:
     n = grid.box
     decay = sinc_squared(n, grid.padded)
-    box = box * np.float32(n)
-    box = box / (decay[:, None, None] * decay[None, :, None] * decay[None, None, :])
+    window = n / (decay[:, None, None] * decay[None, :, None] * decay[None, None, :])
     if windowed:
-        box = box * soft_mask(n, grid.mask_radius_pixels, grid.mask_edge_pixels)
-    return np.ascontiguousarray(box, dtype=np.float32)
+        window = window * soft_mask(n, grid.mask_radius_pixels, grid.mask_edge_pixels)
+    return window.astype(np.float32)

@@ -12,6 +12,7 @@
 #define MOST_STEPS 13  // 104 pairs, n + n / 2 of them: n = 69 coefficients, so radius 6
 #define UNITS 2        // rows of 16 shifts that a warp works on
 #define TILE 8         // rotations that it scores at a time
+#define GROUP 4        // tiles that are brought to shared memory at a time
 
 __device__ __forceinline__ unsigned bfloat_pair(float low, float high) {
 #ifdef __CUDA_ARCH__
@@ -32,6 +33,30 @@ __device__ __forceinline__ void tensor_product(float* c, const unsigned* a, uint
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
 #else
     host_tensor_product(c, a, b.x, b.y);
+#endif
+}
+
+// Starts to bring 16 bytes to shared memory.
+__device__ __forceinline__ void fetch(uint4* to, const uint4* from) {
+#ifdef __CUDA_ARCH__
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                     (unsigned)__cvta_generic_to_shared(to)),
+                 "l"(from));
+#else
+    *to = *from;
+#endif
+}
+
+// Marks what this thread fetched until now; waits for all of it but what the last mark closed.
+__device__ __forceinline__ void mark_fetches() {
+#ifdef __CUDA_ARCH__
+    asm volatile("cp.async.commit_group;");
+#endif
+}
+
+__device__ __forceinline__ void wait_for_fetches() {
+#ifdef __CUDA_ARCH__
+    asm volatile("cp.async.wait_group 1;");
 #endif
 }
 
@@ -100,20 +125,32 @@ __device__ __forceinline__ unsigned left_pair(const float* a_re, const float* a_
     return bfloat_pair(j < n ? c2[j] : 0.0f, j + 1 < n ? c2[j + 1] : 0.0f);
 }
 
-// Grid: (blocks of pairs of units, parts of the tiles). A unit is one particle and 16 of its t
-// shifts; units of particles before ``first`` are scored against the classes of set 0, others
-// against those of set 1. maxima (units, classes, 8 tiles): best score over the unit's shifts.
-extern "C" __global__ void __launch_bounds__(128)
+// Grid: (blocks of units, parts of the tiles). A unit is one particle and 16 of its t shifts; units of
+// particles before ``first`` are scored against the classes of set 0, others against those of set 1,
+// and no block has both. maxima (units, classes, 8 tiles): best score over the unit's shifts.
+// All warps of a block take the right factor from shared memory: 2 GROUP tiles, one half filled while
+// the other is used.
+extern "C" __global__ void __launch_bounds__(256, 2)
     coarse_maxima(const float* a_re, const float* a_im, const float* c2, int stride,
                   const float2* phases, int t, int n, int particles, int first, int classes,
-                  int tiles, int steps, const uint2* fragments, float* maxima) {
-    int lane = threadIdx.x % WARP, warp = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
-    int per_particle = (t + 15) / 16;
-    int firsts = (first * per_particle + UNITS - 1) / UNITS;  // warps of set 0
-    int set = warp >= firsts;
-    int begin = set ? first * per_particle + (warp - firsts) * UNITS : warp * UNITS;
+                  int tiles, const uint4* fragments, float* maxima) {
+    extern __shared__ u64 shared[];
+    const int group_pieces = GROUP * MOST_STEPS * WARP / 2, tile_pieces = MOST_STEPS * WARP / 2;
+    uint4* room = (uint4*)shared;
+    int lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
+    int per_particle = (t + 15) / 16, per_block = warps * UNITS;
+    int firsts = (first * per_particle + per_block - 1) / per_block;  // blocks of set 0
+    int set = (int)blockIdx.x >= firsts;
     int end = (set ? particles : first) * per_particle;
-    if (begin >= end) return;  // the whole warp
+    int begin = set ? first * per_particle + (blockIdx.x - firsts) * per_block
+                    : blockIdx.x * per_block;
+    begin += threadIdx.x / WARP * UNITS;
+    int all = classes * tiles, share = (all + gridDim.y - 1) / gridDim.y;
+    int tile = blockIdx.y * share, last = min(all, tile + share);
+    fragments += (size_t)set * all * tile_pieces;
+    for (int e = threadIdx.x; e < min(GROUP, last - tile) * tile_pieces; e += blockDim.x)
+        fetch(room + e, fragments + (size_t)tile * tile_pieces + e);
+    mark_fetches();
     unsigned a[UNITS][MOST_STEPS][4];
 #pragma unroll
     for (int u = 0; u < UNITS; ++u) {
@@ -133,32 +170,36 @@ extern "C" __global__ void __launch_bounds__(128)
             a[u][step][3] = left_pair(re, im, power, high, n, p + 4);
         }
     }
-    int all = classes * tiles;
-    const uint2* source = fragments + (size_t)set * all * MOST_STEPS * WARP;
-    for (int tile = blockIdx.y; tile < all; tile += gridDim.y) {
-        const uint2* b = source + (size_t)tile * MOST_STEPS * WARP + lane;
-        float c[UNITS][4] = {};
+    for (int used = 0; tile < last; tile += GROUP, used ^= 1) {
+        int next = tile + GROUP;
+        uint4* ahead = room + (used ^ 1) * group_pieces;
+        for (int e = threadIdx.x; e < min(GROUP, last - next) * tile_pieces; e += blockDim.x)
+            fetch(ahead + e, fragments + (size_t)next * tile_pieces + e);
+        mark_fetches();
+        wait_for_fetches();
+        __syncthreads();
+        const uint2* b = (const uint2*)(room + used * group_pieces) + lane;
+        for (int m = 0; m < min(GROUP, last - tile); ++m, b += MOST_STEPS * WARP) {
+            float c[UNITS][4] = {};
 #pragma unroll
-        for (int step = 0; step < MOST_STEPS; ++step) {
-            if (step < steps) {
+            for (int step = 0; step < MOST_STEPS; ++step) {
                 uint2 right = b[step * WARP];
 #pragma unroll
                 for (int u = 0; u < UNITS; ++u) tensor_product(c[u], a[u][step], right);
             }
-        }
 #pragma unroll
-        for (int u = 0; u < UNITS; ++u) {
-            float even = fmaxf(c[u][0], c[u][2]), odd = fmaxf(c[u][1], c[u][3]);
-            for (int gap = 4; gap < WARP; gap *= 2) {
-                even = fmaxf(even, __shfl_xor_sync(FULL, even, gap));
-                odd = fmaxf(odd, __shfl_xor_sync(FULL, odd, gap));
-            }
-            if (lane < 4 && begin + u < end) {
-                float* to = maxima + ((size_t)(begin + u) * all + tile) * TILE + 2 * lane;
-                to[0] = even;
-                to[1] = odd;
+            for (int u = 0; u < UNITS; ++u) {
+                float even = fmaxf(c[u][0], c[u][2]), odd = fmaxf(c[u][1], c[u][3]);
+                for (int gap = 4; gap < WARP; gap *= 2) {
+                    even = fmaxf(even, __shfl_xor_sync(FULL, even, gap));
+                    odd = fmaxf(odd, __shfl_xor_sync(FULL, odd, gap));
+                }
+                if (lane < 4 && begin + u < end)
+                    ((float2*)maxima)[((size_t)(begin + u) * all + tile + m) * (TILE / 2) + lane] =
+                        make_float2(even, odd);
             }
         }
+        __syncthreads();
     }
 }
 
@@ -177,10 +218,11 @@ __device__ __forceinline__ float rotation_score(const float* maxima, int units, 
 // Grid: one block per particle. The keep-th largest of the threads' own maxima bounds the keep-th
 // largest rotation from below; what reaches it is sorted. Where too many do (ties), the exact bound
 // is bisected instead. The shifts of the best rotations are scored in float32 and the cells cut.
-// keep <= blockDim.x, a power of two. Shared memory: keys (room), then best rotations' slices.
+// turns (n, t): phases of the shifts. keep <= blockDim.x, a power of two. Shared memory: keys (room),
+// then each warp's products (n).
 extern "C" __global__ void choose_cells(
     const float* maxima, int units, int padded, int r, int classes, const float* log_prior,
-    const float2* slices, const float* rotations, const float2* phases, const float* shifts, int t,
+    const float2* slices, const float* rotations, const float2* turns, const float* shifts, int t,
     const float* a_re, const float* a_im, const float* c2, int stride, int n, int first, int keep,
     double sharpness, double share, int room, float* out_rotation, int* out_rotation_id,
     float* out_shift, int* out_shift_id, int* out_class, float* out_score, int* out_count) {
@@ -255,15 +297,19 @@ extern "C" __global__ void choose_cells(
             product[j] = multiply(make_float2(a_re[j], a_im[j]), make_float2(value.x, -value.y));
         }
         float rest = log_prior[chosen[m] / r] - 0.5f * warp_sum(power);
-        for (int s = 0; s < t; ++s) {
+        __syncwarp();
+        for (int begin = 0; begin < t; begin += WARP / 2) {  // two lanes to a shift
+            int s = begin + lane / 2;
             float score = 0.0f;
-            for (int j = lane; j < n; j += WARP) {
-                float2 turn = phases[(size_t)s * n + j];
+            for (int j = lane % 2; s < t && j < n; j += 2) {
+                float2 turn = turns[(size_t)j * t + s];
                 score += product[j].x * turn.x - product[j].y * turn.y;
             }
-            score = warp_sum(score) + rest;
-            if (lane == 0) keys[m * t + s] = make_key(score, (unsigned)(s * all + chosen[m]));
+            score += __shfl_xor_sync(FULL, score, 1);
+            if (lane % 2 == 0 && s < t)
+                keys[m * t + s] = make_key(score + rest, (unsigned)(s * all + chosen[m]));
         }
+        __syncwarp();
     }
     sort_keys(keys, size);
     int kept = cut_keys(keys, min(best_rotations * t, keep), sharpness, share, terms);

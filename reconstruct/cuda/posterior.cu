@@ -40,7 +40,7 @@ extern "C" __global__ void posterior_weights(const float* score, const int* clas
             report[13 + k] = wanted;
         }
     }
-    warp_sum(0.0f);  // lane 0 has written
+    __syncwarp();
     for (int c = lane; c < capacity; c += WARP) {
         float weight = 0.0f;
         if (c < cells) weight = expf(score[c] - score[0]) / total * gain[class_index[c]];

@@ -17,7 +17,7 @@ __device__ __forceinline__ void child_rotation(const float* offset, const float*
 // +-quarter steps as four sums of two products, because cos and sin of the sum and difference of
 // two angles serve all four. Nothing but the results leaves the block.
 // Shared memory: keys (room), tables of the parents' shifts, of the children's step, and lists.
-extern "C" __global__ void refine_poses(
+extern "C" __global__ void __launch_bounds__(256, 3) refine_poses(
     const float2* cubes, int edge, int first, int classes, const float* kx, const float* ky, const int* ikx, const int* iky,
     float scale, float box, const float* a_re, const float* a_im, const float* c2, int stride,
     int n, int length, const float* offsets, float shift_step, const float* log_prior,
@@ -104,6 +104,7 @@ extern "C" __global__ void refine_poses(
                 if (cell_rotation_id[next] == gid) cell[members++] = next;
             if (members == 0) break;
             float power = 0.0f, sums[TOGETHER][4] = {};
+#pragma unroll 2
             for (int j = lane; j < n; j += WARP) {
                 float2 p = slice_value(cube, edge, a, kx[j], ky[j], scale);
                 power += c2[j] * (p.x * p.x + p.y * p.y);

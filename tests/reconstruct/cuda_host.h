@@ -32,6 +32,9 @@ static inline float2 make_float2(float x, float y) { return float2{x, y}; }
 struct uint2 {
     unsigned x, y;
 };
+struct uint4 {
+    unsigned x, y, z, w;
+};
 static inline uint2 make_uint2(unsigned x, unsigned y) { return uint2{x, y}; }
 
 struct Dim {
@@ -86,6 +89,7 @@ static void wait_at(Barrier& barrier, unsigned size) {
 }
 
 static void __syncthreads() { wait_at(block_barrier, blockDim.x); }
+static void __syncwarp() { wait_at(warp_barrier[threadIdx.x / 32], 32); }
 
 static unsigned shuffle_bits(unsigned bits, int mask) {
     int me = threadIdx.x;

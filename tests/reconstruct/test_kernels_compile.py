@@ -37,7 +37,7 @@ def test_a_mistake_does_not_compile(compiler: Compiler) -> None:
 
 def test_every_kernel_of_the_sources_is_named() -> None:
     declared = re.findall(
-        r'extern "C" __global__ void (?:__launch_bounds__\(\d+\)\s+)?(\w+)\(', source()
+        r'extern "C" __global__ void (?:__launch_bounds__\(\d+(?:, \d+)?\)\s+)?(\w+)\(', source()
     )
     assert sorted(declared) == sorted(KERNEL_NAMES)
 

@@ -194,7 +194,7 @@ def choose(
         np.zeros((b, keep), np.int32), np.zeros((b, keep), np.float32), np.zeros(b, np.int32),
     )  # fmt: skip
     arguments = (
-        maxima, case.case.log_prior, slices, rotations, case.phases, case.shifts,
+        maxima, case.case.log_prior, slices, rotations, case.phases.transpose(1, 0, 2), case.shifts,
         *case.particles, case.first, keep, 0.2, 0.99, *out,
     )  # fmt: skip
     return kernels.call("choose_cells", *arguments, out=tuple(range(13, 20)))
