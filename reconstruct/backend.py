@@ -6,11 +6,12 @@ asked for. A ``Backend`` is passed as an argument; there is no global one.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,15 @@ __all__ = [
     "Backend",
     "DeviceDescription",
     "DeviceError",
+    "PlainTransforms",
+    "Transforms",
     "cpu_backend",
     "describe_devices",
     "make_backend",
 ]
 
 CPU_CHUNK = 24  # particles a worker takes at a time: their coarse scores stay in its cache
+STAGED_BYTES = 32 * 1024  # host arrays up to this size reach a device without pinned memory
 GPU_EXTRA = "pip install 'abinitio-live[gpu]'"
 
 
@@ -45,6 +49,64 @@ class DeviceDescription:
     detail: str  # versions and memory, or what is wrong and its remedy
 
 
+class Transforms(Protocol):
+    """Real transforms of stacks of cubic maps, without a norm either way."""
+
+    def inverse(self, spectra: Any) -> Any:
+        """Maps (m, size, size, size) of spectra (.., size / 2 + 1), which are used up."""
+
+    def forward(self, maps: Any) -> Any:
+        """Spectra of maps."""
+
+
+@dataclass(frozen=True)
+class PlainTransforms:
+    """Transforms by a module like ``scipy.fft``."""
+
+    fft: Any
+
+    def inverse(self, spectra: Any) -> Any:
+        """See ``Transforms``."""
+        edge = (spectra.shape[1],) * 3
+        return self.fft.irfftn(spectra, s=edge, axes=(1, 2, 3), norm="forward", overwrite_x=True)
+
+    def forward(self, maps: Any) -> Any:
+        """See ``Transforms``."""
+        return self.fft.rfftn(maps, axes=(1, 2, 3))
+
+
+class _CufftTransforms:
+    """Transforms by cuFFT plans that are kept: finding CuPy's own costs more than they take."""
+
+    KEPT = 12
+
+    def __init__(self, cupy: Any) -> None:
+        self._cufft = cupy.cuda.cufft
+        self._plans: OrderedDict[tuple[str, tuple[int, ...]], Any] = OrderedDict()
+
+    def inverse(self, spectra: Any) -> Any:
+        """See ``Transforms``."""
+        return self._run("C2R", spectra, self._cufft.CUFFT_INVERSE)
+
+    def forward(self, maps: Any) -> Any:
+        """See ``Transforms``."""
+        return self._run("R2C", maps, self._cufft.CUFFT_FORWARD)
+
+    def _run(self, kind: str, values: Any, direction: int) -> Any:
+        from cupyx.scipy.fft import get_fft_plan
+
+        key = kind, values.shape
+        plan = self._plans.pop(key, None)
+        if plan is None:
+            plan = get_fft_plan(values, axes=(1, 2, 3), value_type=kind)
+        self._plans[key] = plan
+        if len(self._plans) > self.KEPT:
+            self._plans.popitem(last=False)
+        out = plan.get_output_array(values)
+        plan.fft(values, out, direction)
+        return out
+
+
 @dataclass(frozen=True, eq=False)
 class Backend:
     """An array module with transforms, kernels and memory; compared and hashed by identity."""
@@ -53,32 +115,29 @@ class Backend:
     name: str  # of the hardware
     xp: Any  # numpy or cupy
     fft: Any  # scipy.fft or cupyx.scipy.fft
+    transforms: Transforms  # of stacks of maps
     kernels: Any  # the functions of kernels_cpu; a device's has those of kernels_cuda
     on_device: bool
     memory: Callable[[], tuple[int, int]]  # free and total bytes
     release: Callable[[], None]  # hand cached memory back
     wait: Callable[[], None]  # until everything started is done
     out_of_memory: tuple[type[BaseException], ...]  # what an allocation raises
+    upload: Callable[[npt.NDArray[Any]], Any] | None = None  # contiguous host arrays to the device
 
     def asarray(self, values: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Any:
         """Give an array of this backend, C-contiguous; a copy only where one is needed."""
+        if self.upload is not None and isinstance(values, np.ndarray):
+            return self.upload(np.ascontiguousarray(values, dtype=dtype))
         return self.xp.ascontiguousarray(self.xp.asarray(values, dtype=dtype))
 
     def asnumpy(self, values: Any) -> npt.NDArray[Any]:
         """Give a NumPy array; waits for the device."""
         return values if type(values) is np.ndarray else np.asarray(self.xp.asnumpy(values))
 
-    def inverse(self, spectra: Any) -> Any:
-        """Maps (m, size, size, size) of spectra (m, size, size, size / 2 + 1), without a norm.
-
-        The spectra are used up.
-        """
-        axes, edge = (1, 2, 3), (spectra.shape[1],) * 3
-        return self.fft.irfftn(spectra, s=edge, axes=axes, norm="forward", overwrite_x=True)
-
-    def forward(self, maps: Any) -> Any:
-        """Spectra of real maps; both as in ``inverse``."""
-        return self.fft.rfftn(maps, axes=(1, 2, 3))
+    def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike) -> Any:
+        """Give a small array of this backend that nobody may change; equal ones are kept."""
+        host = np.ascontiguousarray(values, dtype=dtype)
+        return _kept(self, host.tobytes(), host.shape, host.dtype.str)
 
     def address(self, values: Any) -> int:
         """Where an array's data begin."""
@@ -125,6 +184,7 @@ def cpu_backend() -> Backend:
         name="CPU",
         xp=np,
         fft=scipy.fft,
+        transforms=PlainTransforms(scipy.fft),
         kernels=kernels_cpu,
         on_device=False,
         memory=_host_memory,
@@ -164,6 +224,11 @@ def describe_devices() -> tuple[DeviceDescription, ...]:
         return host, *_cuda_devices()
     except DeviceError as error:
         return host, DeviceDescription("cuda", "CUDA", usable=False, detail=str(error))
+
+
+@lru_cache(maxsize=64)
+def _kept(backend: Backend, data: bytes, shape: tuple[int, ...], dtype: str) -> Any:
+    return backend.asarray(np.frombuffer(data, dtype).reshape(shape))
 
 
 def _host_memory() -> tuple[int, int]:
@@ -225,15 +290,25 @@ def _cuda_backend(number: int) -> Backend:
         free, total = cupy.cuda.runtime.memGetInfo()
         return int(free) + int(pool.free_bytes()), int(total)
 
+    def upload(values: npt.NDArray[Any]) -> Any:
+        if values.nbytes > STAGED_BYTES:
+            return cupy.asarray(values)
+        out = cupy.empty(values.shape, values.dtype)
+        # A small copy from pageable memory is staged by the driver at once and waits for nothing.
+        out.data.copy_from_host_async(values.ctypes.data, values.nbytes)
+        return out
+
     return Backend(
         device=f"cuda:{number}",
         name=devices[number].name,
         xp=cupy,
         fft=cupyx.scipy.fft,
+        transforms=_CufftTransforms(cupy),
         kernels=CudaKernels(CupyLauncher(), cupy),
         on_device=True,
         memory=memory,
         release=pool.free_all_blocks,
         wait=cupy.cuda.get_current_stream().synchronize,
         out_of_memory=(cupy.cuda.memory.OutOfMemoryError,),
+        upload=upload,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -129,5 +130,6 @@ class Course:
             setattr(self, name, meta[name])
 
 
+@lru_cache(maxsize=2)
 def _order(seed: int, stage: int, index: int, particles: int) -> Rows:
     return np.random.default_rng([seed, stage, index]).permutation(particles)

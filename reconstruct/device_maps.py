@@ -37,7 +37,7 @@ class _Shells:
 def _shells(reach: int, scale: float, backend: Backend) -> _Shells:
     shells, counts = shell_table(reach, scale)
     flat = shells.ravel()
-    order = np.argsort(flat, kind="stable")
+    order = np.argsort(flat.astype(np.int16), kind="stable")  # 16 bits are sorted by radix
     starts = np.searchsorted(flat[order], np.arange(len(counts) + 1))
     return _Shells(
         order=backend.asarray(order, np.int32),
@@ -91,7 +91,7 @@ def _spectra(
     sums = xp.empty((2, classes, len(shells.counts)), np.float64)
     kernels.shell_weights(cropped, shells.order, shells.starts, sums)
     fractions = np.clip(fractions, 1e-3, 0.999)
-    wanted = backend.asarray((1 - fractions) / fractions, np.float32)
+    wanted = backend.constant((1 - fractions) / fractions, np.float32)
     ridges = xp.empty((maps, 2, radius + 1), np.float32)
     kernels.shell_ridges(sums, shells.counts, wanted, ridges)
     spectra = xp.empty((maps, size, size, size // 2 + 1), np.complex64)
@@ -104,12 +104,12 @@ def _windowed(
 ) -> Any:
     """Maps (m, size, size, size), windowed by class, their origin at voxel 0."""
     size = spectra.shape[1]
-    maps = backend.inverse(spectra)
+    maps = backend.transforms.inverse(spectra)
     backend.kernels.window_maps(
         maps,
         len(radii),
         grid.padded / size,
-        backend.asarray(radii, np.float32),
+        backend.constant(radii, np.float32),
         edge,
         _decay(size, grid.padded, backend),
         power,
@@ -158,7 +158,7 @@ def reference_cubes(
         spectra, grid, radii=radii, edge=grid.mask_edge_pixels, power=2, backend=backend
     )
     cubes = xp.empty((sets * classes, g, g, g, 2), np.float32)
-    backend.kernels.gather_cubes(backend.forward(maps), cubes)
+    backend.kernels.gather_cubes(backend.transforms.forward(maps), cubes)
     return cubes
 
 
@@ -189,7 +189,7 @@ def compare_halves(
     shells = _shells(depth - 1, grid.scale, backend)
     sums = backend.xp.empty((classes, 3, radius + 1), np.float64)
     backend.kernels.compare_shells(
-        backend.forward(maps), depth - 1, shells.order, shells.starts, sums
+        backend.transforms.forward(maps), depth - 1, shells.order, shells.starts, sums
     )
     cross, first, second = np.moveaxis(backend.asnumpy(sums), 1, 0)
     power = first * second

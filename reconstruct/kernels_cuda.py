@@ -421,7 +421,7 @@ class CudaKernels:
         if not all(grid):
             return
         for argument in arguments:
-            if not isinstance(argument, np.generic) and not argument.flags.c_contiguous:
+            if not (isinstance(argument, np.generic) or argument.flags.c_contiguous):
                 raise ValueError(f"{name} takes C-contiguous arrays")
         self._launcher.launch(name, grid, threads, arguments, shared_bytes=shared_bytes)
 

@@ -263,7 +263,7 @@ def shift_grid(cells: int, step_pixels: float) -> npt.NDArray[np.float64]:
 
 
 def empty_poses(b: int, keep: int, xp: Any = np) -> Poses:
-    """Poses of ``b`` particles without a cell; a device leaves unset what ``count`` rules out."""
+    """Room for the poses of ``b`` particles, set to 0 on the CPU only: kernels set what counts."""
     make = np.zeros if xp is np else xp.empty
     return Poses(
         rotation=make((b, keep, 9), np.float32),
@@ -272,8 +272,8 @@ def empty_poses(b: int, keep: int, xp: Any = np) -> Poses:
         shift_id=make((b, keep), np.int32),
         class_index=make((b, keep), np.int32),
         score=make((b, keep), np.float32),
-        count=xp.zeros(b, np.int32),
-        evidence=xp.zeros(b, np.float32),
+        count=make(b, np.int32),
+        evidence=make(b, np.float32),
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reconstruct.backend import Backend, cpu_backend
+from reconstruct.backend import Backend, PlainTransforms, cpu_backend
 from reconstruct.kernels_cuda import KERNEL_NAMES, CudaKernels, source
 from tests.reconstruct import strict_arrays
 
@@ -114,6 +114,7 @@ def host_backend(launcher: HostLauncher) -> Backend:
         name="CUDA sources on the host",
         xp=strict_arrays.xp,
         fft=strict_arrays.fft,
+        transforms=PlainTransforms(strict_arrays.fft),
         kernels=CudaKernels(launcher, strict_arrays.xp),
         on_device=True,
     )
