@@ -21,8 +21,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,52 +28,25 @@ import numpy as np
 import scipy
 from threadpoolctl import threadpool_limits
 
-from benchmarks.sets import demo, ribosome
+from benchmarks.gpu_sessions import (
+    MASTER_SEED,
+    RADIUS,
+    REHEARSAL,
+    Sizes,
+    agreement,
+    many,
+    profile,
+    rates,
+    time_to_map,
+)
 from reconstruct.backend import Backend, describe_devices, make_backend
-from reconstruct.engine import Engine
 from reconstruct.fourier import make_half_plane
 from reconstruct.kernels_cuda import MOST_STEPS, UNIT_SHIFTS, fragment_shape
-from reconstruct.learner import Learner
-from reconstruct.quality import align_to_truth
-from reconstruct.schedule import Schedule, ShellGrowth
-from reconstruct.search import empty_poses, local_start, make_plan
-from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
-from reconstruct.structures import demo_particle
-from reconstruct.types import EngineSettings, Geometry, ParticleImages
+from reconstruct.search import empty_poses, make_plan
 
-__all__ = ["Sizes", "main"]
+__all__ = ["main"]
 
 TESTS = ("test_kernels_twins.py", "test_device_maps.py", "test_device_path.py")
-TARGETS = {(64, 1): 50_000, (64, 4): 15_000, (64, 10): 6_000}  # particles/s on one H200
-RADIUS = 16
-TARGET_ANGSTROM = 20.0
-MASTER_SEED = 0
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much work each part does."""
-
-    gemm_edge: int = 8192
-    copy_bytes: int = 4 << 30
-    boxes: tuple[int, ...] = (64, 128)
-    classes: tuple[int, ...] = (1, 4, 10)
-    particles: int = 6000
-    batches: tuple[int, ...] = (300, 1000, 3000)
-    repeats: int = 5
-    map_particles: int = 10_000
-
-
-REHEARSAL = Sizes(
-    gemm_edge=1024,
-    copy_bytes=64 << 20,
-    boxes=(64,),
-    classes=(1, 4),
-    particles=200,
-    batches=(100,),
-    repeats=1,
-    map_particles=1000,
-)
 
 
 def _seconds(backend: Backend, work: Callable[[], object], repeats: int = 5) -> float:
@@ -170,140 +141,6 @@ def _coarse(backend: Backend, sizes: Sizes, *, ceiling: float, copied: float) ->
     )
 
 
-def _converged(
-    engine: Engine, truth: Simulated, clock: Callable[[], float], workers: ThreadPoolExecutor
-) -> Learner:
-    """A learner whose maps come from the true poses, at the working radius."""
-    classes = engine.settings.n_classes
-    learner = Learner(
-        plane=engine.plane,
-        grid=engine.grid,
-        n_classes=classes,
-        seed=(MASTER_SEED, 0),
-        max_shift_pixels=engine.geometry.box / 16,
-        max_radius=engine.max_radius,
-        schedule=Schedule(start_radius=RADIUS, grow_every=1 << 40),
-        split=True,
-        growth=ShellGrowth(RADIUS, 0),
-        backend=engine.backend,
-        clock=clock,
-    )
-    poses = local_start(
-        truth.rotations.reshape(-1, 9).astype(np.float32),
-        (truth.shifts_angstrom / engine.geometry.pixel_size_angstrom).astype(np.float32),
-        (np.arange(len(truth)) % classes).astype(np.int32),
-        keep=1,
-        xp=engine.backend.xp,
-    )
-    everything = np.arange(len(truth))
-    batch = engine._weighted(everything, learner.insert_radius)
-    learner.adopt(batch, everything * 2 // len(truth), poses, workers=workers)
-    return learner
-
-
-def _rates(backend: Backend, sizes: Sizes) -> Iterator[str]:
-    """Particles per second of whole updates, global search, at the working radius."""
-    for box in sizes.boxes:
-        geometry = Geometry(box, 320.0 / box)
-        volume = demo_particle(geometry)
-        settings = SimulationSettings(sizes.particles, snr=0.1, seed=MASTER_SEED)
-        truth = simulate_set([Species(volume)], geometry, settings=settings)
-        for classes in sizes.classes:
-            yield from _rate(backend, sizes, truth, classes)
-
-
-def _rate(backend: Backend, sizes: Sizes, truth: Simulated, classes: int) -> Iterator[str]:
-    engine = Engine(
-        EngineSettings(n_classes=classes, max_resolution_angstrom=17.5, race_starts=1),
-        truth.geometry,
-        device=backend,
-    )
-    engine.add(truth.particle_images())
-    engine.step()  # counts the noise of its particles
-    half = np.arange(len(truth)) * 2 // len(truth)
-
-    def waiting() -> float:
-        backend.wait()
-        return time.perf_counter()
-
-    with ThreadPoolExecutor(_cores()) as workers:
-        for size in sizes.batches:
-            if size > len(truth):
-                continue
-            learner = _converged(engine, truth, waiting, workers)
-            rng = np.random.default_rng(MASTER_SEED)
-            stages: dict[str, float] = {}
-            total = float("inf")
-            for repeat in range(2 * sizes.repeats + 1):
-                rows = np.sort(rng.choice(len(truth), size, replace=False))
-                learner.clock = waiting if repeat <= sizes.repeats else time.perf_counter
-                start = waiting()
-                batch = engine._weighted(rows, learner.insert_radius)
-                weighed = learner.clock()
-                result = learner.learn(
-                    batch, half[rows], window=5000.0, cold=False, workers=workers
-                )
-                spent = waiting() - start
-                if 0 < repeat <= sizes.repeats:  # the first one warms up
-                    for name, value in {"weigh": weighed - start, **result.stage_seconds}.items():
-                        stages[name] = stages.get(name, 0.0) + value
-                elif repeat:
-                    total = min(total, spent)
-            whole = sum(stages.values())
-            shares = ", ".join(f"{n} {100 * v / whole:.0f} %" for n, v in stages.items())
-            target = TARGETS.get((truth.geometry.box, classes))
-            note = f" (target on one H200: {target:,})" if target else ""
-            yield (
-                f"box {truth.geometry.box}, K {classes}, batches of {size}: "
-                f"{size / total:,.0f} particles/s{note}; {shares}"
-            )
-
-
-def _time_to_map(backend: Backend, sizes: Sizes) -> Iterator[str]:
-    """Seconds from the first particle to a map at 20 A against the truth, and to the end."""
-    folder = Path(os.environ.get("ABINITIO_DATA", ""))
-    known = "ABINITIO_DATA" in os.environ and folder.is_dir()
-    made = (ribosome if known else demo)(folder, n_particles=sizes.map_particles)
-    truth = made.particles()
-    everything = truth.particle_images()
-    engine = Engine(EngineSettings(), made.geometry, device=backend)
-    spent, reached, steps = 0.0, None, 0
-
-    def resolution() -> float:
-        volume = engine.snapshot().classes[0].volume
-        reference = np.asarray(made.species[0].volume, np.float32)
-        found = align_to_truth(volume, reference, made.geometry.pixel_size_angstrom)
-        return float(found.resolution_angstrom)
-
-    for start in range(0, len(truth), 500):
-        begun = time.perf_counter()
-        engine.add(_rows(everything, slice(start, start + 500)))
-        while engine.ready:
-            engine.step()
-            steps += 1
-        backend.wait()
-        spent += time.perf_counter() - begun
-        if reached is None and start >= 500 and resolution() <= TARGET_ANGSTROM:
-            reached = spent
-            seen = start + 500
-            yield f"{made.name}: {TARGET_ANGSTROM:.0f} A after {spent:.2f} s, {seen:,} particles"
-    begun = time.perf_counter()
-    steps += sum(1 for _ in engine.finish())
-    backend.wait()
-    spent += time.perf_counter() - begun
-    yield (
-        f"{made.name}: {len(truth):,} particles with replay in {spent:.2f} s, {steps} updates, "
-        f"{resolution():.1f} A against the truth (looks at the map not counted)"
-    )
-    if reached is None:
-        yield f"{made.name}: {TARGET_ANGSTROM:.0f} A was not reached while particles arrived"
-
-
-def _rows(particles: ParticleImages, span: slice) -> ParticleImages:
-    values = {n: getattr(particles, n)[span] for n in vars(particles) if n != "optics"}
-    return ParticleImages(**values, optics=particles.optics)
-
-
 def _tests() -> Iterator[str]:
     paths = [f"tests/reconstruct/{name}" for name in TESTS]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
@@ -345,8 +182,11 @@ def main() -> None:
             ("device", _header(backend, rehearsal=arguments.rehearse)),
             ("tests", iter(["skipped"]) if arguments.skip_tests else _tests()),
             ("ceilings", _ceilings(backend, sizes)),
-            (f"whole updates at radius {RADIUS}, global search", _rates(backend, sizes)),
-            ("time to a map", _time_to_map(backend, sizes)),
+            (f"whole updates at radius {RADIUS}, global search", rates(backend, sizes)),
+            ("kernels of one update", profile(backend, sizes)),
+            ("time to a map", time_to_map(backend, sizes)),
+            ("the same bits, and the CPU's maps", agreement(backend, sizes)),
+            ("many particles", many(backend, sizes)),
         ]
         for title, part in parts:
             for line in (f"== {title}", *part):
