@@ -36,6 +36,7 @@ from reconstruct.learned import LearnResult, Start
 from reconstruct.learner import Learner
 from reconstruct.memory import plan_memory
 from reconstruct.noise import NoiseSpectra, normalise
+from reconstruct.optimizer import optimizer_of
 from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
 from reconstruct.snapshot import class_snapshots, honest_resolution, tells_signal
@@ -123,6 +124,7 @@ class Engine:
             max_radius=self.max_radius,
             schedule=self._schedule,
             class_similarity=self.settings.class_similarity,
+            optimizer=optimizer_of(self.settings),
             backend=self.backend,
         )
 

@@ -56,6 +56,7 @@ def impose(
         shifts[rows] = shift_poses(old, shifts[rows], verdict.displacement_pixels)
         rotations[rows] = rotate_poses(old, verdict.axes).reshape(-1, 9)
     learner.statistics = learner.backend.asarray(statistics)
+    learner.velocity = None  # it is in the frame that was left
     learner.group = group
     learner.split_halves(restart_radius)
 

@@ -23,6 +23,7 @@ from reconstruct.classes import similarity_at
 from reconstruct.extent import particle_radius_pixels
 from reconstruct.fourier import HalfPlane
 from reconstruct.learned import LearnResult, Start, first_half, learned
+from reconstruct.optimizer import Optimizer, gradient_step
 from reconstruct.rotations import random_rotations
 from reconstruct.schedule import Schedule, ShellGrowth, grow_radius, mask_fits, search_cuts
 from reconstruct.search import (
@@ -82,6 +83,8 @@ class Learner:
     )
     group: str = "C1"  # symmetry that maps are averaged over
     split: bool = False  # whether the half-sets have references of their own
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    velocity: Float32 | None = None  # last step of gradient descent with momentum
     backend: Backend = field(default_factory=cpu_backend)  # where statistics and cubes are
     clock: Callable[[], float] = time.perf_counter  # seconds; a profile's waits for the device
 
@@ -332,20 +335,27 @@ class Learner:
             batch.a_re, batch.a_im, batch.c2, self.plane.count(self.insert_radius),
             poses.rotation, poses.rotation_id, poses.shift, poses.class_index, weights, poses.count,
         )  # fmt: skip
-        kernels = self.backend.kernels
+        kernels, em = self.backend.kernels, self.optimizer.name == "em"
+        target = self.statistics if em else self.backend.xp.zeros_like(self.statistics)
         if self.backend.on_device:
-            kernels.insert_halves(self.statistics, first, self.backend.asarray(decay), *particles)
-            return
-        for k in range(self.n_classes):
-            if decay[k] < 1:
-                self.statistics[:, k] *= float(decay[k])
+            kept = self.backend.asarray(decay if em else np.ones_like(decay))
+            kernels.insert_halves(target, first, kept, *particles)
+        else:
+            for k in range(self.n_classes):
+                if em and decay[k] < 1:
+                    self.statistics[:, k] *= float(decay[k])
 
-        def insert(h: int) -> None:
-            members = np.arange(0, first) if h == 0 else np.arange(first, len(batch))
-            kernels.insert_particles(self.statistics[h], members, *particles)
+            def insert(h: int) -> None:
+                members = np.arange(0, first) if h == 0 else np.arange(first, len(batch))
+                kernels.insert_particles(target[h], members, *particles)
 
-        for _ in workers.map(insert, (0, 1)):
-            pass
+            for _ in workers.map(insert, (0, 1)):
+                pass
+        if not em:
+            self.velocity = gradient_step(
+                self.statistics, target, self.velocity, decay=decay, optimizer=self.optimizer,
+                updates=self.updates, scale=self.grid.scale, backend=self.backend,
+            )  # fmt: skip
 
     def _renew(self, workers: Executor, added: int) -> None:
         """Compare the half maps if it is time, grow the radius, make the next volumes."""
@@ -458,6 +468,8 @@ class Learner:
             "mask_radius": self.mask_radius.copy(),
             "fsc": np.stack(self.fsc),
         }
+        if self.velocity is not None:
+            arrays["velocity"] = self.backend.asnumpy(self.velocity).copy()
         return meta, arrays
 
     def restore(self, meta: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
@@ -467,6 +479,8 @@ class Learner:
         self.updates = int(meta["updates"])
         self.evidence = float(meta["evidence"])
         self.statistics = self.backend.asarray(np.array(arrays["statistics"], np.float32))
+        moving = arrays.get("velocity")
+        self.velocity = None if moving is None else self.backend.asarray(np.array(moving))
         self.class_share = np.asarray(arrays["class_share"], dtype=np.float64).copy()
         self.mass = np.asarray(arrays["mass"], dtype=np.float64).copy()
         self.mask_radius = np.asarray(arrays["mask_radius"], dtype=np.float64).copy()

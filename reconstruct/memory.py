@@ -83,8 +83,11 @@ def memory_need(
     fragments = FLOAT_BYTES * math.prod(fragment_shape(2 * classes, plan.coarse_count))
     rows = settings.minibatch_final * 3 * len(plane.kx) * FLOAT_BYTES
     transform = transform_size(grid.reach(max_radius)) ** 3
+    sums = 2 * classes * 3 * FLOAT_BYTES
+    # gradient descent has a minibatch's own sums beside them, and its last step
+    more = {"em": 0, "sgd": sums * final + (2 * sums // 3 * final if settings.momentum else 0)}
     return MemoryNeed(
-        statistics=2 * classes * 3 * FLOAT_BYTES * max(final, starts * racing),
+        statistics=sums * max(final, starts * racing) + more[settings.optimizer],
         # the old references live until the new ones are made
         references=2 * classes * COMPLEX_BYTES * max(2 * edge**3, starts * race_edge**3),
         # sums of the back-projection; crops, then spectra, maps and spectra again; one whole map

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ __all__ = [
     "Geometry",
     "IntArray",
     "Optics",
+    "OptimizerName",
     "ParticleImages",
     "Phase",
     "Snapshot",
@@ -35,6 +36,7 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]
+OptimizerName = Literal["em", "sgd"]
 Phase = Literal["waiting", "initial", "intermediate", "final"]
 
 
@@ -101,6 +103,9 @@ class EngineSettings:
     particles_to_use: int | None = None  # None: all
     replay_passes: int | None = None  # None: 2, and up to 8 for fewer than 5,000 particles
     class_similarity: float = 0.1
+    optimizer: OptimizerName = "em"
+    learning_rate: float = 0.4  # sgd: of the first 100 updates, falling after them
+    momentum: float = 0.0  # sgd: share of the last step that is taken again
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -116,6 +121,7 @@ class EngineSettings:
             "initial_resolution_angstrom": self.initial_resolution_angstrom,
             "mask_diameter_angstrom": self.mask_diameter_angstrom,
             "particles_to_use": self.particles_to_use,
+            "learning_rate": self.learning_rate,
         }
         for name, value in positive.items():
             if value is not None and not value > 0:
@@ -124,6 +130,12 @@ class EngineSettings:
             raise ValueError(f"max_shift_angstrom must be 0 or more, not {self.max_shift_angstrom}")
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, not {self.seed}")
+        if self.optimizer not in get_args(OptimizerName):
+            raise ValueError(f"optimizer must be em or sgd, not {self.optimizer}")
+        if not self.learning_rate <= 1:
+            raise ValueError(f"learning_rate must be at most 1, not {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise ValueError(f"momentum must be 0 to below 1, not {self.momentum}")
         if not 0 <= self.class_similarity <= 1:
             raise ValueError(f"class_similarity must be 0 to 1, not {self.class_similarity}")
         if self.replay_passes is not None and self.replay_passes < 0:

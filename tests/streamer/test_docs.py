@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 import typer
 
+from reconstruct.types import EngineSettings
 from streamer import cli, cli_bus, cli_sources
 from streamer.config import load_settings
 from streamer.quarantine import REASONS
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("README.md", "docs/guide.md", "deploy/README.md")
+DOCUMENTS = ("README.md", "docs/guide.md", "docs/parameters.md", "deploy/README.md")
 REGISTERED = (cli_bus, cli_sources)  # importing them registers their commands
 
 
@@ -72,3 +75,13 @@ def test_links_between_documents_lead_somewhere() -> None:
         text = (ROOT / name).read_text(encoding="utf-8")
         for target in re.findall(r"\]\(([^)#:]+)\)", text):
             assert ((ROOT / name).parent / target).exists(), f"{name}: {target}"
+
+
+def test_every_parameter_of_the_engine_is_documented_with_its_default() -> None:
+    text = (ROOT / "docs/parameters.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]*)` \|", text, re.MULTILINE))
+    for field in fields(EngineSettings):
+        assert field.name in rows, f"docs/parameters.md does not have {field.name}"
+        shown = rows.pop(field.name)
+        assert ast.literal_eval(shown) == field.default, f"{field.name}: {shown}"
+    assert rows == {}, "documented and not there"
