@@ -124,6 +124,7 @@ class Engine:
             max_radius=self.max_radius,
             schedule=self._schedule,
             class_similarity=self.settings.class_similarity,
+            initial_ess_fraction=self.settings.initial_ess_fraction,
             optimizer=optimizer_of(self.settings),
             backend=self.backend,
         )
@@ -362,7 +363,7 @@ class Engine:
             replayed_particles=replayed,
             particles_seen=self._course.trained,
             particles_presented=self._presented,
-            temperature=1.0,
+            temperature=leader.temperature,
             radius_shells=(leader.radius,) * self.settings.n_classes,
             resolution_angstrom=self._resolutions(),
             occupancy=tuple(float(share) for share in leader.class_share),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -38,12 +38,20 @@ class LearnResult:
 
 
 def learned(
-    poses: Poses, n_classes: int, similarity: float, backend: Backend
+    poses: Poses,
+    n_classes: int,
+    similarity: float,
+    backend: Backend,
+    *,
+    temperature: float = 1.0,
 ) -> tuple[Any, LearnResult]:
     """Posterior weights (b, keep) on the backend, and what the host is told of the poses.
 
-    ``similarity`` blurs the weights between classes (``classes.blur_classes``).
+    ``similarity`` blurs the weights between classes (``classes.blur_classes``); at a temperature
+    above 1 they are those of scores divided by it.
     """
+    if temperature != 1.0:
+        poses = replace(poses, score=poses.score / np.float32(temperature))
     if backend.on_device:
         weights, report = posterior(poses, n_classes, similarity, backend)
         best = Poses.from_report(report, levels=poses.levels)

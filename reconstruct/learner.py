@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct import device_maps
+from reconstruct.annealing import annealed, temperature_for
 from reconstruct.backend import Backend, cpu_backend
 from reconstruct.classes import similarity_at
 from reconstruct.extent import particle_radius_pixels
@@ -39,6 +40,7 @@ from reconstruct.search_device import search_on_device
 from reconstruct.symmetry import parse_group, symmetrise_statistics
 from reconstruct.update import (
     MapGrid,
+    at_reach,
     box_volume,
     half_map_fsc,
     join_low_frequencies,
@@ -69,6 +71,7 @@ class Learner:
     max_radius: int
     schedule: Schedule
     class_similarity: float = 0.0
+    initial_ess_fraction: float = 0.0  # of the candidate poses that carry weight at the start
     growth: ShellGrowth = field(default_factory=lambda: ShellGrowth(5, 0))
     presented: float = 0.0
     updates: int = 0
@@ -77,13 +80,14 @@ class Learner:
     mass: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) particles remembered
     mask_radius: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) pixels
     evidence: float = 0.0  # running mean per particle, nats
-    statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 1, 3), np.float32))
+    statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 2, 3), np.float32))
     cubes: Float32 | None = (
         None  # (K or 2 K, g, g, g, 2) what all, or each half-set, is scored with
     )
     group: str = "C1"  # symmetry that maps are averaged over
     split: bool = False  # whether the half-sets have references of their own
     optimizer: Optimizer = field(default_factory=Optimizer)
+    temperature: float = 1.0  # of the pose posterior in the last update
     velocity: Float32 | None = None  # last step of gradient descent with momentum
     backend: Backend = field(default_factory=cpu_backend)  # where statistics and cubes are
     clock: Callable[[], float] = time.perf_counter  # seconds; a profile's waits for the device
@@ -119,16 +123,11 @@ class Learner:
     def _reserve(self, radius: int) -> None:
         """Make the statistics reach ``radius`` shells, keeping what they hold."""
         reach = self.grid.reach(radius)
-        old = self.statistics
-        held = (old.shape[2] - 1) // 2
-        if held >= reach and old.shape[1] == self.n_classes:
-            return
-        g = 2 * reach + 1
-        grown = self.backend.xp.zeros((2, self.n_classes, g, g, reach + 2, 3), np.float32)
-        if old.shape[1] == self.n_classes:
-            a, b = reach - held, reach + held + 1
-            grown[:, :, a:b, a:b, : held + 2] = old
-        self.statistics = grown
+        if self.statistics.shape[1] != self.n_classes:
+            empty = (2, self.n_classes, 1, 1, 2, 3)
+            self.statistics = self.backend.xp.zeros(empty, np.float32)
+        if reach > (self.statistics.shape[2] - 1) // 2:
+            self.statistics = at_reach(self.statistics, reach, self.backend)
 
     def split_halves(self, radius: int) -> None:
         """Give the half-sets references of their own, from ``radius`` shells on.
@@ -139,11 +138,8 @@ class Learner:
         self.split = True
         self.growth = ShellGrowth(min(radius, self.max_radius), self.presented)
         reach = self.grid.reach(self.insert_radius)
-        held = (self.statistics.shape[2] - 1) // 2
-        if held > reach:
-            span = slice(held - reach, held + reach + 1)
-            self.statistics = self.statistics[:, :, span, span, : reach + 2].copy()
-            self.statistics[..., reach + 1, :] = 0
+        if reach < (self.statistics.shape[2] - 1) // 2:
+            self.statistics = at_reach(self.statistics, reach, self.backend)
         self._reserve(self.insert_radius)
         self.fsc = self.compare_halves()
         self._make_cubes()
@@ -177,13 +173,14 @@ class Learner:
     def plan(self, *, cold: bool) -> SearchPlan:
         """Search plan at the working radius."""
         sharpness, share = search_cuts(cold=cold)
-        return make_plan(
+        plan = make_plan(
             self.radius,
             box=self.plane.box,
             max_shift_pixels=self.max_shift_pixels,
             sharpness=sharpness,
             share=share,
         )
+        return replace(plan, temperature=self.temperature)
 
     def learn(
         self,
@@ -214,7 +211,12 @@ class Learner:
         rng = self._rng()
         first = first_half(half)
         poses = self._search(batch, first, rng, cold=cold, workers=workers, start=start)
-        weights, found = learned(poses, self.n_classes, self._similarity, self.backend)
+        share = self.initial_ess_fraction if cold else 0.0
+        share = annealed(share, self.presented, cold_presented=self.schedule.cold_presented)
+        self.temperature = temperature_for(poses, share, self.backend)
+        weights, found = learned(
+            poses, self.n_classes, self._similarity, self.backend, temperature=self.temperature
+        )
         searched = self.clock()
         self._accumulate(batch, first, poses, weights, found.class_mass, window, workers)
         inserted = self.clock()
@@ -460,6 +462,7 @@ class Learner:
             "started": self.cubes is not None,
             "split": self.split,
             "group": self.group,
+            "temperature": self.temperature,
         }
         arrays: dict[str, npt.NDArray[np.generic]] = {
             "statistics": self.backend.asnumpy(self.statistics).copy(),  # learning adds in place
@@ -487,6 +490,7 @@ class Learner:
         self.fsc = [np.array(row, dtype=np.float64) for row in arrays["fsc"]]
         self.split = bool(meta["split"])
         self.group = str(meta["group"])
+        self.temperature = float(meta.get("temperature", 1.0))
         self.cubes = None
         if meta["started"]:
             self._make_cubes()

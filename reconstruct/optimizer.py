@@ -23,7 +23,7 @@ import numpy.typing as npt
 from reconstruct.backend import Backend
 from reconstruct.fourier import shell_index
 from reconstruct.types import EngineSettings, OptimizerName
-from reconstruct.update import shell_means
+from reconstruct.update import at_reach, shell_means
 
 __all__ = ["Optimizer", "gradient_step", "learning_rate_at", "optimizer_of"]
 
@@ -137,13 +137,8 @@ def _shells_of_statistics(reach: int, scale: float, backend: Backend) -> Any:
 
 def _fitted(velocity: Float32 | None, statistics: Float32, backend: Backend) -> Float32:
     """Give a velocity the extent of ``statistics``, whose working radius may have changed."""
-    fitted = backend.xp.zeros((*statistics.shape[:-1], 2), np.float32)
     if velocity is None:
-        return fitted  # type: ignore[no-any-return]
-    held, wanted = ((a.shape[2] - 1) // 2 for a in (velocity, statistics))
-    if held == wanted:
+        return backend.xp.zeros((*statistics.shape[:-1], 2), np.float32)  # type: ignore[no-any-return]
+    if velocity.shape[2] == statistics.shape[2]:
         return velocity
-    common = min(held, wanted)
-    inner, outer = (slice(r - common, r + common + 1) for r in (held, wanted))
-    fitted[:, :, outer, outer, : common + 1] = velocity[:, :, inner, inner, : common + 1]
-    return fitted  # type: ignore[no-any-return]
+    return at_reach(velocity, (statistics.shape[2] - 1) // 2, backend)

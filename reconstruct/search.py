@@ -84,6 +84,13 @@ class SearchPlan:
     sharpness: tuple[float, ...] = (0.33, 0.7, 1.0)  # inverse temperatures of the cuts: coarse,
     # then level by level; the last repeats; the last level itself is cut at 1
     share: float = 0.99  # of the tempered posterior that a cut keeps
+    temperature: float = 1.0  # at which the last level is cut
+
+    def sharpness_at(self, level: int) -> float:
+        """Inverse temperature of the cut after subdivision ``level``."""
+        if level == len(self.level_radii) - 1:
+            return 1.0 / self.temperature
+        return self.sharpness[min(level + 1, len(self.sharpness) - 1)]
 
     @property
     def log_cells(self) -> float:
@@ -382,7 +389,7 @@ def refine_levels(
             cells.rotation, cells.rotation_id, cells.shift, cells.shift_id,
             cells.class_index, cells.count,
             plan.keep,
-            1.0 if level == last else plan.sharpness[min(level + 1, len(plan.sharpness) - 1)],
+            plan.sharpness_at(level),
             plan.share,
             target.rotation, target.rotation_id, target.shift, target.shift_id,
             target.class_index, target.score, target.count, target.evidence,

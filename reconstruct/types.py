@@ -103,6 +103,7 @@ class EngineSettings:
     particles_to_use: int | None = None  # None: all
     replay_passes: int | None = None  # None: 2, and up to 8 for fewer than 5,000 particles
     class_similarity: float = 0.1
+    initial_ess_fraction: float = 0.0  # of candidate poses that carry weight at first; 0: T = 1
     optimizer: OptimizerName = "em"
     learning_rate: float = 0.4  # sgd: of the first 100 updates, falling after them
     momentum: float = 0.0  # sgd: share of the last step that is taken again
@@ -136,6 +137,10 @@ class EngineSettings:
             raise ValueError(f"learning_rate must be at most 1, not {self.learning_rate}")
         if not 0 <= self.momentum < 1:
             raise ValueError(f"momentum must be 0 to below 1, not {self.momentum}")
+        if not 0 <= self.initial_ess_fraction <= 1:
+            raise ValueError(
+                f"initial_ess_fraction must be 0 to 1, not {self.initial_ess_fraction}"
+            )
         if not 0 <= self.class_similarity <= 1:
             raise ValueError(f"class_similarity must be 0 to 1, not {self.class_similarity}")
         if self.replay_passes is not None and self.replay_passes < 0:
@@ -162,7 +167,7 @@ class StepReport:
     replayed_particles: int  # presented again in this step
     particles_seen: int  # distinct particles trained so far
     particles_presented: int  # presentations so far, replays included
-    temperature: float
+    temperature: float  # of the pose posterior of the leading start; 1: the posterior itself
     radius_shells: tuple[int, ...]  # per class
     resolution_angstrom: tuple[float | None, ...]  # per class; None until it can be said honestly
     occupancy: tuple[float, ...]  # per class, sums to 1

@@ -19,6 +19,7 @@ from reconstruct.fourier import full_from_half, shell_index, sinc_squared, soft_
 
 __all__ = [
     "MapGrid",
+    "at_reach",
     "box_volume",
     "finish_box",
     "half_map_fsc",
@@ -84,6 +85,22 @@ def symmetric_plane(statistics: Float32, reach: int) -> Float32:
     crop = statistics[span, span, : reach + 1].copy()
     crop[:, :, 0, :] += crop[::-1, ::-1, 0, :] * np.array([1.0, -1.0, 1.0], np.float32)
     return crop
+
+
+def at_reach(statistics: Float32, reach: int, backend: Backend) -> Float32:
+    """Copy statistics (..., g, g, held + 2, m) to another half edge: cut, or filled with zeros.
+
+    The column beyond ``reach`` is left empty by a cut: insertion needs it, nothing reads it.
+    """
+    held = (statistics.shape[-3] - 1) // 2
+    common = min(held, reach)
+    inner, outer = (slice(r - common, r + common + 1) for r in (held, reach))
+    columns = common + 2 if reach > held else common + 1
+    g = 2 * reach + 1
+    shape = (*statistics.shape[:-4], g, g, reach + 2, statistics.shape[-1])
+    fitted = backend.xp.zeros(shape, np.float32)
+    fitted[..., outer, outer, :columns, :] = statistics[..., inner, inner, :columns, :]
+    return fitted  # type: ignore[no-any-return]
 
 
 def quotient(
