@@ -35,8 +35,9 @@ from reconstruct.layout import make_layout
 from reconstruct.learned import LearnResult, Start
 from reconstruct.learner import Learner
 from reconstruct.memory import plan_memory
-from reconstruct.noise import NoiseSpectra, normalise
+from reconstruct.noise import NoiseSpectra, noise_model_of, normalise
 from reconstruct.optimizer import optimizer_of
+from reconstruct.residuals import RESIDUALS_EVERY, measure_residuals
 from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
 from reconstruct.snapshot import class_snapshots, honest_resolution, tells_signal
@@ -107,7 +108,11 @@ class Engine:
             budget_bytes=self.memory.store,
         )
         self._optics: list[Optics] = []
-        self._noise = NoiseSpectra(self.max_radius + 1)
+        self._noise = NoiseSpectra(
+            self.max_radius + 1,
+            noise_model_of(settings),
+            coefficients=np.bincount(self.plane.shell, minlength=self.max_radius + 1),
+        )
         self._learners = [self._new_learner(i) for i in range(settings.race_starts)]
         self._course = Course(settings, layout.schedule)
         self._presented = 0
@@ -149,7 +154,7 @@ class Engine:
         optics_group = groups[particles.optics_group]
         backend = self.backend
         images = normalise(particles.images, self._window, backend)
-        self._noise.measure(images, self._window, self.plane, backend)
+        self._noise.measure(images, optics_group, self._window, self.plane, backend)
         images *= backend.asarray(self._window)
         spectra = image_spectra(images, self.plane, xp=backend.xp, fft=backend.fft)
         self._store.append(
@@ -311,9 +316,21 @@ class Engine:
                     evidence = float(found.poses.evidence.mean())
         assert result is not None
         self._remember(rows, result)
+        if self._noise.model.source == "residuals" and not cold:
+            self._measure_residuals(rows, half, result)
         self._presented += len(rows)
         self._step += 1
         return self._report(new, len(rows) - new, evidence, result)
+
+    def _measure_residuals(self, rows: Rows, half: Rows, result: LearnResult) -> None:
+        """Now and then once warm, when the map is there to be taken away."""
+        warm = self._leader.presented >= 2 * self._schedule.cold_presented
+        if warm and self._step % RESIDUALS_EVERY == 0:
+            power, groups = measure_residuals(
+                self._leader, self._store, rows, result, half,
+                plane=self.plane, optics=self._optics, box_angstrom=self.geometry.box_angstrom,
+            )  # fmt: skip
+            self._noise.add_residuals(power, groups)
 
     def _weighted(self, rows: Rows, radius: int) -> WeightedBatch:
         return self._weigher.weigh(

@@ -26,6 +26,8 @@ __all__ = [
     "FloatArray",
     "Geometry",
     "IntArray",
+    "NoiseKind",
+    "NoiseSource",
     "Optics",
     "OptimizerName",
     "ParticleImages",
@@ -36,6 +38,8 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]
+NoiseKind = Literal["coloured", "white"]
+NoiseSource = Literal["outside", "residuals"]
 OptimizerName = Literal["em", "sgd"]
 Phase = Literal["waiting", "initial", "intermediate", "final"]
 
@@ -107,6 +111,10 @@ class EngineSettings:
     optimizer: OptimizerName = "em"
     learning_rate: float = 0.4  # sgd: of the first 100 updates, falling after them
     momentum: float = 0.0  # sgd: share of the last step that is taken again
+    noise_model: NoiseKind = "coloured"
+    noise_source: NoiseSource = "outside"
+    noise_prior_weight: float = 50.0  # images' worth of all groups' mean in each group's spectrum
+    noise_initial_weight: float = 5000.0  # images' worth of the outside estimate beside residuals
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -131,8 +139,14 @@ class EngineSettings:
             raise ValueError(f"max_shift_angstrom must be 0 or more, not {self.max_shift_angstrom}")
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, not {self.seed}")
-        if self.optimizer not in get_args(OptimizerName):
-            raise ValueError(f"optimizer must be em or sgd, not {self.optimizer}")
+        for name, kind in _CHOICES.items():
+            if getattr(self, name) not in get_args(kind):
+                raise ValueError(
+                    f"{name} must be {' or '.join(get_args(kind))}, not {getattr(self, name)}"
+                )
+        for name in ("noise_prior_weight", "noise_initial_weight"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} must be 0 or more, not {getattr(self, name)}")
         if not self.learning_rate <= 1:
             raise ValueError(f"learning_rate must be at most 1, not {self.learning_rate}")
         if not 0 <= self.momentum < 1:
@@ -145,6 +159,13 @@ class EngineSettings:
             raise ValueError(f"class_similarity must be 0 to 1, not {self.class_similarity}")
         if self.replay_passes is not None and self.replay_passes < 0:
             raise ValueError(f"replay_passes must be 0 or more, not {self.replay_passes}")
+
+
+_CHOICES: Mapping[str, object] = {
+    "noise_model": NoiseKind,
+    "noise_source": NoiseSource,
+    "optimizer": OptimizerName,
+}
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
+from reconstruct.backend import Backend
 from reconstruct.fourier import full_from_half, shell_index, sinc_squared, soft_mask
 
 __all__ = [

@@ -8,6 +8,7 @@ import pytest
 from reconstruct.fourier import image_spectra, soft_mask
 from reconstruct.noise import (
     NOISE_PARTICLES,
+    NoiseModel,
     NoiseSpectra,
     normalise,
     outside_power,
@@ -96,11 +97,13 @@ def test_smoothing_keeps_a_flat_spectrum_and_never_gives_zero() -> None:
 
 def _spectra(images: np.ndarray, groups: np.ndarray, cuts: tuple[int, ...]) -> NoiseSpectra:
     """Images measured in parts and counted one by one, for two optics groups."""
-    noise = NoiseSpectra(12)
+    noise = NoiseSpectra(12, NoiseModel(prior_weight=0.0))
     noise.add_group()
     noise.add_group()
-    for part in np.split(images, cuts):
-        noise.measure(part, WINDOW, plane())
+    # what arrives and is not counted is of group 0
+    whole = np.concatenate([groups, np.zeros(len(images), np.intp)])[: len(images)]
+    for part, of_part in zip(np.split(images, cuts), np.split(whole, cuts), strict=True):
+        noise.measure(part, of_part, WINDOW, plane())
     for group in groups:
         noise.count(np.array([group]))
     return noise
@@ -130,7 +133,7 @@ def test_only_the_first_particles_are_measured() -> None:
     wanted = _spectra(few, groups[:NOISE_PARTICLES], (1500,))
     more = _spectra(np.concatenate([few, 9 * few[:100]]), groups, (1500, 2050))
     assert np.array_equal(more.variance(), wanted.variance())
-    more.measure(9 * few[:10], WINDOW, plane())
+    more.measure(9 * few[:10], groups[:10], WINDOW, plane())
     more.count(groups[:10])
     assert np.array_equal(more.variance(), wanted.variance())
 
@@ -138,8 +141,73 @@ def test_only_the_first_particles_are_measured() -> None:
 def test_noise_goes_on_from_a_dump() -> None:
     images, groups = _white(40), np.zeros(40, np.intp)
     first = _spectra(images, groups[:15], ())
-    again = NoiseSpectra(12)
+    again = NoiseSpectra(12, NoiseModel(prior_weight=0.0))
     again.restore(first.dump())
     for noise in (first, again):
         noise.count(groups[15:])
     assert np.array_equal(first.variance(), again.variance())
+
+
+def test_a_group_that_comes_late_is_measured_too() -> None:
+    few = np.tile(_white(100), (NOISE_PARTICLES // 100, 1, 1))
+    late = 3 * _white(20, seed=5)
+    groups = np.repeat([0, 1], [NOISE_PARTICLES, 20])
+    variance = _spectra(np.concatenate([few, late]), groups, (1500, 2010)).variance()
+    expected = smooth_spectrum(outside_power(late, WINDOW, plane()).mean(axis=0))
+    assert np.allclose(variance[1], expected)
+
+
+def test_a_small_group_leans_on_the_mean_of_all() -> None:
+    images = np.concatenate([_white(200), 2 * _white(1, seed=1)])
+    groups = np.repeat([0, 1], [200, 1])
+    alone = _spectra(images, groups, ())
+    leaning = NoiseSpectra(12, NoiseModel(prior_weight=50.0))
+    leaning.restore(alone.dump())
+    power = outside_power(images, WINDOW, plane())
+    wanted = (power[200] + 50 * power.mean(axis=0)) / 51
+    assert np.allclose(leaning.variance()[1], smooth_spectrum(wanted))
+    assert np.allclose(alone.variance()[1], smooth_spectrum(power[200]))
+    assert np.allclose(leaning.variance()[0], alone.variance()[0], rtol=0.02)
+
+
+def test_a_single_group_has_nothing_to_lean_on() -> None:
+    spectra = [NoiseSpectra(12, NoiseModel(prior_weight=weight)) for weight in (0.0, 50.0)]
+    for noise in spectra:
+        noise.add_group()
+        noise.measure(_coloured(20), np.zeros(20, np.intp), WINDOW, plane())
+        noise.count(np.zeros(20, np.intp))
+    assert np.array_equal(spectra[0].variance(), spectra[1].variance())
+
+
+def test_white_noise_is_one_level_and_coloured_is_not() -> None:
+    counts = np.bincount(plane().shell, minlength=12)
+    images, groups = _coloured(60), np.zeros(60, np.intp)
+    found = {}
+    for kind in ("coloured", "white"):
+        noise = NoiseSpectra(12, NoiseModel(kind=kind), coefficients=counts)  # type: ignore[arg-type]
+        noise.add_group()
+        noise.measure(images, groups, WINDOW, plane())
+        noise.count(groups)
+        found[kind] = noise.variance()[0]
+    assert np.ptp(found["white"]) == 0
+    assert found["coloured"][1] > 2 * found["coloured"][-1]
+    power = outside_power(images, WINDOW, plane()).mean(axis=0)
+    assert found["white"][0] == pytest.approx(np.average(power[1:], weights=counts[1:]))
+
+
+def test_residuals_join_by_their_number_and_only_where_there_is_a_map() -> None:
+    model = NoiseModel(source="residuals", initial_weight=100.0)
+    noise = NoiseSpectra(12, model)
+    noise.add_group()
+    images, groups = _white(20), np.zeros(20, np.intp)
+    noise.measure(images, groups, WINDOW, plane())
+    noise.count(groups)
+    before = noise.variance()[0]
+    for _ in range(400):
+        noise.add_residuals(np.full((50, 7), 3.0), np.zeros(50, np.intp))
+    after = noise.variance()[0]
+    assert np.allclose(after[1:6], 3.0, rtol=0.06)
+    assert np.array_equal(after[8:], before[8:])
+    again = NoiseSpectra(12, model)
+    again.restore(noise.dump())
+    assert np.array_equal(again.variance(), noise.variance())
