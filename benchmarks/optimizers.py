@@ -1,21 +1,24 @@
-"""Online EM beside gradient descent: the same particles, starts and schedule, several seeds.
+"""Settings beside each other, online EM and gradient descent first: the same particles and seeds.
 
 Promise: one process, one set, every seed under every rule; CPU-seconds are this process's own
 around the engine's work, maps are compared with the truth in both hands at FSC 0.5.
 
     python -m benchmarks.optimizers --seeds 3 --particles 3000
     python -m benchmarks.optimizers --rules em sgd:0.7 sgd:0.4:0.9      (rate, momentum)
+    python -m benchmarks.optimizers --rules em noise_source=residuals,noise_initial_weight=500
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import os
 import platform
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,13 +33,23 @@ CONVERGED_ANGSTROM = 30.0  # FSC 0.5 with the truth; failed starts end at 38 A a
 
 
 def rule(words: str, base: EngineSettings) -> EngineSettings:
-    """Settings for ``em``, ``sgd:rate`` or ``sgd:rate:momentum``."""
+    """Settings for ``em``, ``sgd:rate``, ``sgd:rate:momentum`` or ``name=value,name=value``."""
+    if "=" in words:
+        pairs = (pair.partition("=")[::2] for pair in words.split(","))
+        return replace(base, **{name: _value(value) for name, value in pairs})
     name, *numbers = words.split(":")
     if name == "em":
         return replace(base, optimizer="em")
     rate = float(numbers[0]) if numbers else base.learning_rate
     momentum = float(numbers[1]) if len(numbers) > 1 else base.momentum
     return replace(base, optimizer="sgd", learning_rate=rate, momentum=momentum)
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except ValueError:
+        return text
 
 
 def _processor() -> str:
@@ -65,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{options.set}: {options.particles} particles, SNR {options.snr:g}, {options.starts} "
         f"starts, {options.replay} replay; {_processor()}, {os.cpu_count()} cores"
     )
-    print("rule           seed    nats   L  truth A  claim A   CPU s")
+    print("rule                         seed    nats   L  truth A  claim A   CPU s")
     for words in options.rules:
         found = []
         for seed in range(options.seeds):
@@ -75,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found.append(_run(words, rule(words, base), particles, chosen))
         good = sum(resolution < CONVERGED_ANGSTROM for resolution in found)
         print(
-            f"{words:<14} converged {good} of {options.seeds}, median {np.median(found):.1f} A",
+            f"{words:<28} converged {good} of {options.seeds}, median {np.median(found):.1f} A",
             flush=True,
         )
 
@@ -98,7 +111,7 @@ def _run(
     nats = float(np.mean([report.evidence_per_particle for report in reports[-5:]]))
     claim = "-" if one.resolution_angstrom is None else f"{one.resolution_angstrom:.1f}"
     print(
-        f"{words:<14} {settings.seed:>4} {nats:>7.1f} {engine.step_radius:>3} {truth:>8.1f} "
+        f"{words:<28} {settings.seed:>4} {nats:>7.1f} {engine.step_radius:>3} {truth:>8.1f} "
         f"{claim:>8} {spent_s:>7.1f}",
         flush=True,
     )
