@@ -63,6 +63,8 @@ def make_layout(settings: EngineSettings, geometry: Geometry) -> Layout:
         window=soft_mask(box, min(radius_pixels, box / 2 - 5), WINDOW_EDGE_PIXELS, axes=2),
         schedule=Schedule(
             start_radius=5 if start is None else max(3, round(edge / start)),
+            grow_every=settings.presentations_per_shell,
+            cold_presented=settings.initial_presentations,
             join_radius=max(3, round(edge / JOIN_ANGSTROM)),
         ),
     )

@@ -65,7 +65,7 @@ def memory_need(
     settings: EngineSettings, grid: MapGrid, *, max_radius: int, max_shift_pixels: float
 ) -> MemoryNeed:
     """Bytes for ``settings`` when the working radius has reached ``max_radius``."""
-    schedule = Schedule()
+    schedule = Schedule(grow_every=settings.presentations_per_shell)
     classes = settings.n_classes
     plane = make_half_plane(grid.box, max_radius)
     race_presented = settings.race_particles * settings.race_epochs

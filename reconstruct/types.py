@@ -102,6 +102,8 @@ class EngineSettings:
     race_starts: int = 4  # random starts that are raced on the first particles; 1: no rivals
     race_particles: int = 1000
     race_epochs: int = 3  # times the race presents them
+    initial_presentations: int = 1500  # in small minibatches, with the shortest memory
+    presentations_per_shell: int = 300  # between two growths of the working radius, at least
     minibatch_initial: int = 50
     minibatch_final: int = 300
     particles_to_use: int | None = None  # None: all
@@ -122,6 +124,8 @@ class EngineSettings:
         positive = {
             "n_classes": self.n_classes,
             "max_resolution_angstrom": self.max_resolution_angstrom,
+            "initial_presentations": self.initial_presentations,
+            "presentations_per_shell": self.presentations_per_shell,
             "minibatch_initial": self.minibatch_initial,
             "race_starts": self.race_starts,
             "race_particles": self.race_particles,

@@ -401,3 +401,14 @@ def test_an_odd_box_is_refused_with_a_remedy() -> None:
 def test_a_resolution_that_leaves_no_shells_is_refused_with_what_to_ask_for() -> None:
     with pytest.raises(ValueError, match="ask for at most 53 A"):
         Engine(replace(SETTINGS, max_resolution_angstrom=80.0), GEOMETRY)
+
+
+def test_the_schedule_is_what_was_set() -> None:
+    slow = replace(SETTINGS, presentations_per_shell=600, initial_presentations=100)
+    done = run(slow, particles())
+    races = [[r for r in one.reports if r.phase == "initial"] for one in (done, plain())]
+    assert races[0][-1].radius_shells < races[1][-1].radius_shells
+    # past the race the minibatches are the final ones, where by default they are still small
+    sizes = [[r.new_particles for r in one.reports if r.new_particles] for one in (done, plain())]
+    assert max(sizes[0]) == SETTINGS.minibatch_final
+    assert max(sizes[1]) == SETTINGS.minibatch_initial

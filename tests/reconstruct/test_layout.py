@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from reconstruct.layout import make_layout
+from reconstruct.schedule import Schedule
 from reconstruct.types import EngineSettings, Geometry
 
 GEOMETRY = Geometry(box=80, pixel_size_angstrom=4.0)  # 320 A
@@ -58,3 +59,10 @@ def test_some_background_is_always_left_for_the_noise(diameter: float | None) ->
 def test_what_cannot_be_honoured_is_refused(change: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_layout(EngineSettings(**change), GEOMETRY)  # type: ignore[arg-type]
+
+
+def test_the_schedule_follows_what_was_set() -> None:
+    settings = EngineSettings(initial_presentations=4000, presentations_per_shell=500)
+    schedule = make_layout(settings, GEOMETRY).schedule
+    assert (schedule.cold_presented, schedule.grow_every) == (4000, 500)
+    assert make_layout(EngineSettings(), GEOMETRY).schedule == Schedule(join_radius=8)
