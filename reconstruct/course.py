@@ -84,30 +84,31 @@ class Course:
 
     # ---- replay
 
-    def replayed_enough(self, radius: int) -> bool:
+    def replayed_enough(self, radius: int, particles: int) -> bool:
         """Whether replay is over: the passes that were set, or passes that add nothing.
 
         By default there are two passes, and up to eight where few particles have to be shown often,
-        as long as each pass adds a shell to the working ``radius``.
+        as long as each pass adds a shell to the working ``radius``. A pass is over the
+        ``particles`` that are still held.
         """
-        if not self.trained:
+        if not particles:
             return True
-        done, position = divmod(self.replay_cursor, self.trained)
+        done, position = divmod(self.replay_cursor, particles)
         if self.settings.replay_passes is not None:
             return done >= self.settings.replay_passes
         if position or done < 2:
             return False
-        most = max(2, min(8, -(-REPLAYED_AT_LEAST // self.trained)))
+        most = max(2, min(8, -(-REPLAYED_AT_LEAST // particles)))
         return done >= most or radius <= self.radius_at_pass
 
-    def replay(self, radius: int) -> Replay:
-        """Take the next replayed particles; ``radius`` is the working radius in shells."""
-        size = max(self.settings.minibatch_final, min(LARGEST, self.trained // REPLAYED_AT_ONCE))
-        index, position = divmod(self.replay_cursor, self.trained)
+    def replay(self, radius: int, particles: Rows) -> Replay:
+        """Take the next of ``particles`` to be replayed; ``radius`` is the working radius."""
+        size = max(self.settings.minibatch_final, min(LARGEST, len(particles) // REPLAYED_AT_ONCE))
+        index, position = divmod(self.replay_cursor, len(particles))
         if not position:
             self.radius_at_pass = radius
-        order = _order(self.settings.seed, REPLAY_ORDER, index, self.trained)
-        rows = order[position : position + size]
+        order = _order(self.settings.seed, REPLAY_ORDER, index, len(particles))
+        rows = particles[order[position : position + size]]
         self.replay_cursor += len(rows)
         # A group that is taken up needs a pass to be learned with: the first is the last chance.
         passes = self.settings.replay_passes
@@ -115,7 +116,7 @@ class Course:
             rows=rows,
             index=index,
             everywhere=index == 0 or (position // size) % GLOBAL_EVERY == 0,
-            last_chance=self.replay_cursor == self.trained and passes != 1,
+            last_chance=self.replay_cursor == len(particles) and passes != 1,
         )
 
     # ---- state

@@ -20,7 +20,13 @@ from threadpoolctl import ThreadpoolController
 
 from reconstruct.backend import Backend, make_backend
 from reconstruct.course import Course
-from reconstruct.engine_events import mask_event, race_event, symmetry_event, with_events
+from reconstruct.engine_events import (
+    mask_event,
+    race_event,
+    store_event,
+    symmetry_event,
+    with_events,
+)
 from reconstruct.engine_state import (
     Arrays,
     check_version,
@@ -41,7 +47,7 @@ from reconstruct.residuals import RESIDUALS_EVERY, measure_residuals
 from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
 from reconstruct.snapshot import class_snapshots, honest_resolution, tells_signal
-from reconstruct.store import ParticleStore, ctf_parameters
+from reconstruct.store import Complex64, ParticleStore, ctf_parameters
 from reconstruct.symmetry import parse_group
 from reconstruct.types import (
     Assignments,
@@ -92,7 +98,13 @@ class Engine:
         if self._symmetry in ("I1", "I2"):
             raise ValueError(f"symmetry {settings.symmetry}: give I, whose axes are those of I2")
         self._seek_symmetry_at = 0.0  # presentations of the leader
-        self._store = ParticleStore(len(self.plane.kx))
+        self._store = ParticleStore(
+            len(self.plane.kx),
+            precision=settings.store_precision,
+            limit=settings.store_particles,
+            wanted=settings.particles_to_use,
+            seed=settings.seed,
+        )
         self.memory = plan_memory(
             self.backend,
             settings,
@@ -157,7 +169,7 @@ class Engine:
         self._noise.measure(images, optics_group, self._window, self.plane, backend)
         images *= backend.asarray(self._window)
         spectra = image_spectra(images, self.plane, xp=backend.xp, fft=backend.fft)
-        self._store.append(
+        held = self._store.append(
             {
                 "spectra": backend.asnumpy(spectra),
                 "particle_ids": particles.particle_ids,
@@ -165,7 +177,14 @@ class Engine:
                 "ctf": ctf_parameters(particles),
             }
         )
-        self._weigher.append(spectra)
+        exact = self.settings.store_precision == "float32"  # and then there already
+        self._keep_on_device(spectra[: len(held)] if exact else held)
+
+    def _keep_on_device(self, spectra: Complex64) -> None:
+        """Keep the next rows there; with a bounded store the first ones only, which mostly stay."""
+        limit = self.settings.store_particles
+        room = len(spectra) if limit is None else max(0, limit - self._weigher.count)
+        self._weigher.append(spectra[:room])
 
     def _group(self, optics: Optics) -> int:
         if optics not in self._optics:
@@ -214,13 +233,20 @@ class Engine:
             yield self.step()
         while course.racing and course.trained:
             yield self._race_again(min(self.settings.race_particles, course.trained))
-        while not course.replayed_enough(self._leader.radius):
+        while not course.replayed_enough(self._leader.radius, len(self._replayable)):
             yield self._replay()
 
     def _train_new(self, rows: Rows) -> StepReport:
         self._noise.count(np.asarray(self._store["optics_group"][rows], dtype=np.intp))
         self._course.trained += len(rows)
-        return self._with_symmetry(self._update(rows, new=len(rows), cold=self._course.racing))
+        report = self._update(rows, new=len(rows), cold=self._course.racing)
+        if self._store.note_trained(rows):
+            report = with_events(report, store_event(self.settings.store_particles or 0))
+        return self._with_symmetry(report)
+
+    @property
+    def _replayable(self) -> Rows:
+        return self._store.replayable(self._course.trained)
 
     def _race_again(self, particles: int) -> StepReport:
         """Present the race's particles again; decide it after the last epoch."""
@@ -244,7 +270,7 @@ class Engine:
         return with_events(report, event, mask_event(diameter))
 
     def _replay(self) -> StepReport:
-        again = self._course.replay(self._leader.radius)
+        again = self._course.replay(self._leader.radius, self._replayable)
         report = self._update(
             again.rows, new=0, cold=False, local=not again.everywhere, replay_pass=again.index
         )
@@ -302,7 +328,7 @@ class Engine:
                     self._course.trained, learner.presented, cold=cold, schedule=self._schedule
                 )
                 if replay_pass is not None:
-                    window = self._course.trained / (2.0 if replay_pass == 0 else 1.0)
+                    window = len(self._replayable) / (2.0 if replay_pass == 0 else 1.0)
                 found = learner.learn(
                     batch,
                     half,
@@ -454,8 +480,7 @@ class Engine:
         engine = cls(settings, geometry, device=device)
         for optics in unpack_optics(meta):
             engine._group(optics)
-        engine._store.append(rows)
-        engine._weigher.append(rows["spectra"])
+        engine._keep_on_device(engine._store.append(rows))
         unpack_store(arrays, engine._store)
         engine._noise.restore(arrays)
         engine._course.restore(meta)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from reconstruct.types import EngineEvent, StepReport
 
-__all__ = ["mask_event", "race_event", "symmetry_event", "with_events"]
+__all__ = ["mask_event", "race_event", "store_event", "symmetry_event", "with_events"]
 
 
 def with_events(report: StepReport, *events: EngineEvent) -> StepReport:
@@ -44,6 +44,18 @@ def mask_event(diameter_angstrom: float) -> EngineEvent:
             "half-sets go on separately"
         ),
         values={"diameter_angstrom": diameter_angstrom},
+    )
+
+
+def store_event(particles: int) -> EngineEvent:
+    """Tell that the store is full, and what that means."""
+    return EngineEvent(
+        kind="store_full",
+        message=(
+            f"The store holds {particles} particles and no more: each new one is still trained, "
+            f"and replay draws from a random sample of all"
+        ),
+        values={"particles": float(particles)},
     )
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from reconstruct.learner import Learner
 from reconstruct.noise import NoiseSpectra
-from reconstruct.store import MUTABLE, ParticleStore
+from reconstruct.store import ParticleStore
 from reconstruct.types import Optics
 
 __all__ = ["Arrays", "check_version", "learner_arrays", "pack", "unpack_optics", "unpack_store"]
@@ -40,8 +40,7 @@ def pack(
         "learners": [],
     }
     arrays: Arrays = noise.dump()
-    for name in MUTABLE:
-        arrays[f"store.{name}"] = store[name].copy()
+    arrays |= {f"store.{name}": array for name, array in store.dump().items()}
     for number, learner in enumerate(learners):
         learner_meta, of_learner = learner.dump()
         meta["learners"].append(learner_meta)
@@ -71,8 +70,8 @@ def unpack_optics(meta: Mapping[str, Any]) -> list[Optics]:
 
 def unpack_store(arrays: Mapping[str, npt.NDArray[Any]], store: ParticleStore) -> None:
     """Give the store's rows what was known of each particle."""
-    for name in MUTABLE:
-        store[name][:] = arrays[f"store.{name}"]
+    prefix = "store."
+    store.restore({n[len(prefix) :]: a for n, a in arrays.items() if n.startswith(prefix)})
 
 
 def learner_arrays(arrays: Mapping[str, npt.NDArray[Any]], number: int) -> Arrays:

@@ -93,6 +93,6 @@ def measure_residuals(
         np.array([optics[g].amplitude_contrast for g in group]),
         ctf,
     )
-    spectra = store["spectra"][rows, :n]
+    spectra = store.spectra(rows, n)
     shift = result.poses.shift[pick, 0]
     return residual_power(spectra, ctf, slices[:, 0] + 1j * slices[:, 1], shift, at), group

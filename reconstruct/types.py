@@ -34,6 +34,7 @@ __all__ = [
     "Phase",
     "Snapshot",
     "StepReport",
+    "StorePrecision",
 ]
 
 FloatArray = npt.NDArray[np.floating]
@@ -41,6 +42,7 @@ IntArray = npt.NDArray[np.integer]
 NoiseKind = Literal["coloured", "white"]
 NoiseSource = Literal["outside", "residuals"]
 OptimizerName = Literal["em", "sgd"]
+StorePrecision = Literal["float32", "float16"]
 Phase = Literal["waiting", "initial", "intermediate", "final"]
 
 
@@ -117,6 +119,8 @@ class EngineSettings:
     noise_source: NoiseSource = "outside"
     noise_prior_weight: float = 50.0  # images' worth of all groups' mean in each group's spectrum
     noise_initial_weight: float = 5000.0  # images' worth of the outside estimate beside residuals
+    store_particles: int | None = None  # trained particles kept for replay; None: all
+    store_precision: StorePrecision = "float32"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -141,6 +145,11 @@ class EngineSettings:
                 raise ValueError(f"{name} must be above 0, not {value}")
         if self.max_shift_angstrom is not None and not self.max_shift_angstrom >= 0:
             raise ValueError(f"max_shift_angstrom must be 0 or more, not {self.max_shift_angstrom}")
+        if self.store_particles is not None and self.store_particles < self.race_particles:
+            raise ValueError(
+                f"store_particles must be at least race_particles ({self.race_particles}), "
+                f"not {self.store_particles}"
+            )
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, not {self.seed}")
         for name, kind in _CHOICES.items():
@@ -169,6 +178,7 @@ _CHOICES: Mapping[str, object] = {
     "noise_model": NoiseKind,
     "noise_source": NoiseSource,
     "optimizer": OptimizerName,
+    "store_precision": StorePrecision,
 }
 
 

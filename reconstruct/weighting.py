@@ -94,7 +94,7 @@ class Weigher:
         self._backend.kernels.ctf_rows(
             self._kx[:n], self._ky[:n], self._step, own, *columns[4:], ctf
         )
-        spectra = np.asarray(store["spectra"], dtype=np.complex64)[rows, :n]
+        spectra = store.spectra(rows, n)
         return weigh(spectra, ctf, variance[group])
 
     def _on_device(
@@ -113,7 +113,7 @@ class Weigher:
         addresses, fetched = self._addresses, None
         away = np.flatnonzero(rows >= self.count)
         if len(away):  # these go over as one more segment, or several
-            spectra = np.asarray(store["spectra"], dtype=np.complex64)[rows[away]]
+            spectra = store.spectra(rows[away])
             fetched = backend.asarray(spectra)
             size = 1 << self._bits
             places[0, away] = (len(self._segments) << self._bits) + np.arange(len(away))

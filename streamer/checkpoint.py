@@ -8,7 +8,7 @@ A damaged checkpoint is passed over for the one before it, and the caller is tol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +83,7 @@ class CheckpointStore:
         *,
         rows: int,
         rows_from: RowsFrom,
+        capped: Collection[str] = (),
     ) -> Saved:
         """Write one checkpoint; on return it will be found by `load`, even after a power cut.
 
@@ -96,13 +97,15 @@ class CheckpointStore:
             How many immutable rows there are now.
         rows_from
             Gives the rows from a number on; every array has ``rows - start`` of them.
+        capped
+            Arrays that may have fewer: they end before the others.
 
         Raises
         ------
         OSError
             The disk is full or not writable; the previous checkpoint stays the newest.
         """
-        segments, written_bytes = self._extend(rows, rows_from)
+        segments, written_bytes = self._extend(rows, rows_from, capped)
         sequence = self._sequence + 1
         path = self.folder / f"checkpoint-{sequence:09d}.ckpt"
         header = {
@@ -156,7 +159,9 @@ class CheckpointStore:
             )
         return None
 
-    def _extend(self, rows: int, rows_from: RowsFrom) -> tuple[list[_Segment], int]:
+    def _extend(
+        self, rows: int, rows_from: RowsFrom, capped: Collection[str]
+    ) -> tuple[list[_Segment], int]:
         """Put the rows that are not on disk yet into one new segment."""
         segments = list(self._segments)
         start = segments[-1].end if segments else 0
@@ -165,9 +170,14 @@ class CheckpointStore:
         while segments and self._worth_merging(segments[-1], rows - start):
             start = segments.pop().start
         arrays = rows_from(start)
-        wrong = {name: len(array) for name, array in arrays.items() if len(array) != rows - start}
+        wanted = rows - start
+        wrong = {
+            name: len(array)
+            for name, array in arrays.items()
+            if len(array) > wanted or (len(array) < wanted and name not in capped)
+        }
         if wrong:
-            raise ValueError(f"expected {rows - start} rows, got {wrong}")
+            raise ValueError(f"expected {wanted} rows, got {wrong}")
         temporary = self.folder / f"rows-{start:09d}-{rows:09d}.new"
         digest = write_arrays(temporary, {}, arrays)
         name = f"rows-{start:09d}-{rows:09d}-{digest[:16]}.seg"

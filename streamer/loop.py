@@ -18,7 +18,7 @@ from streamer.desk import Desk
 from streamer.errors import RetentionGapError
 from streamer.parts import Parts
 from streamer.receive import Receiver
-from streamer.state import SessionState, rows_from, to_checkpoint
+from streamer.state import CAPPED_ROWS, SessionState, rows_from, to_checkpoint
 from streamer.transports.base import Record, TopicPartition, lag
 from streamer.transports.errors import OffsetOutOfRangeError
 
@@ -233,7 +233,11 @@ class Loop:
         self._saved_at_s = parts.clock_s()
         try:
             saved = parts.store.save(
-                meta, arrays, rows=stored, rows_from=lambda start: rows_from(state, start)
+                meta,
+                arrays,
+                rows=stored,
+                rows_from=lambda start: rows_from(state, start),
+                capped=CAPPED_ROWS,
             )
         except OSError as error:
             parts.observer.checkpoint_failed(str(error))

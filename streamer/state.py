@@ -29,6 +29,7 @@ from streamer.roster import Roster
 from streamer.transports.base import TopicPartition
 
 __all__ = [
+    "CAPPED_ROWS",
     "EngineFactory",
     "EngineLike",
     "SessionState",
@@ -40,6 +41,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 
 _ENGINE, _ROSTER = "engine.", "roster."  # prefixes of the two kinds of rows in a segment
+CAPPED_ROWS = (_ENGINE + "spectra",)  # a bounded store keeps those of its first particles only
 
 
 class EngineLike(Protocol):

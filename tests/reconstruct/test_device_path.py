@@ -223,7 +223,7 @@ def test_the_statistics_are_as_large_as_foretold() -> None:
     learner._reserve(engine.max_radius)
     need = memory_need(SETTINGS, engine.grid, max_radius=engine.max_radius, max_shift_pixels=2.0)
     assert need.statistics == learner.statistics.nbytes
-    assert need.particle == engine._store["spectra"].nbytes // engine.particles_stored
+    assert need.particle == engine._store.spectra(np.arange(1)).nbytes
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda0", ""])

@@ -412,3 +412,55 @@ def test_the_schedule_is_what_was_set() -> None:
     sizes = [[r.new_particles for r in one.reports if r.new_particles] for one in (done, plain())]
     assert max(sizes[0]) == SETTINGS.minibatch_final
     assert max(sizes[1]) == SETTINGS.minibatch_initial
+
+
+# ---- a bounded store
+
+
+BOUNDED = replace(SETTINGS, store_particles=150)
+
+
+def test_a_store_with_room_for_all_changes_nothing() -> None:
+    roomy = run(replace(SETTINGS, store_particles=PARTICLES), particles()).engine
+    mine, other = state(roomy), state(plain().engine)
+    assert [n for n in other if n != "meta" and not np.array_equal(mine[n], other[n])] == []
+
+
+def test_a_full_store_trains_everything_and_replays_a_sample_and_says_so() -> None:
+    done = run(BOUNDED, particles())
+    told = [e for r in done.reports for e in r.events if e.kind == "store_full"]
+    assert len(told) == 1
+    assert "150 particles" in told[0].message
+    visits = done.engine.dump()[1]["store.visits"]
+    assert visits.min() == 1  # each was trained
+    assert (visits >= 3).sum() >= 150  # the race and two replays
+    assert sum(r.replayed_particles for r in done.reports) == 2 * 120 + 2 * 150
+    assert np.all(done.engine.assignments().class_index == 0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_full_store_gives_the_same_bits_however_it_lives(precision: str) -> None:
+    settings = replace(BOUNDED, store_precision=precision)
+    whole = run(settings, particles()).engine
+    assert differing(run(settings, particles(), cut=7).engine, whole) == []
+    engine = Engine(settings, GEOMETRY)
+    for start in (0, 100, 200):
+        engine.add(rows(particles(), slice(start, start + 100)))
+        while engine.ready:
+            engine.step()
+            engine = reloaded(engine, settings)
+    while next(engine.finish(), None) is not None:
+        engine = reloaded(engine, settings)
+    assert differing(engine, whole) == []
+
+
+def test_half_precision_gives_the_same_map() -> None:
+    half = run(replace(SETTINGS, store_precision="float16"), particles()).engine
+    one, other = (e.snapshot().classes[0].volume.ravel() for e in (half, plain().engine))
+    assert np.corrcoef(one, other)[0, 1] > 0.999
+    assert not np.array_equal(one, other)
+
+
+def test_a_store_smaller_than_the_race_is_refused() -> None:
+    with pytest.raises(ValueError, match="store_particles must be at least race_particles"):
+        replace(SETTINGS, store_particles=100)

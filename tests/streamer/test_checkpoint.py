@@ -118,3 +118,23 @@ def test_a_file_with_another_digest_than_asked_for_is_refused(tmp_path: Path) ->
     write_arrays(tmp_path / "a", {}, {"x": np.arange(3)})
     with pytest.raises(ArrayFileError, match="digest"):
         read_arrays(tmp_path / "a", sha256="0" * 64)
+
+
+def _capped_rows(total: int, cap: int):
+    rows = _rows(total)
+    return lambda start: {
+        "images": rows(0)["images"][start : max(start, min(cap, total))],
+        "names": rows(start)["names"],
+    }
+
+
+def test_a_column_may_end_before_the_others_where_that_is_said(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path)
+    for total in (4, 9, 30, 31):
+        store.save({}, {}, rows=total, rows_from=_capped_rows(total, 7), capped=("images",))
+    found = CheckpointStore(tmp_path).load()
+    assert found is not None
+    np.testing.assert_array_equal(found.rows["images"], _rows(7)(0)["images"])
+    assert len(found.rows["names"]) == 31
+    with pytest.raises(ValueError, match="expected 10 rows"):
+        store.save({}, {}, rows=40, rows_from=_capped_rows(40, 7))
