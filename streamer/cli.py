@@ -46,6 +46,10 @@ Bus = Annotated[
     str | None,
     typer.Option("--bus", help="kafka://host:9092, or sqlite:///path/bus.db on one machine."),
 ]
+Preset = Annotated[
+    str | None,
+    typer.Option("--preset", help="small-membrane-protein, high-symmetry or junk-removal."),
+]
 Session = Annotated[str | None, typer.Option("--session", help="Name of the acquisition.")]
 Prefix = Annotated[str | None, typer.Option("--prefix", help="Prefix of the topics.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results.")]
@@ -163,6 +167,7 @@ def demo(
     max_resolution: MaxResolution = None,
     seed: Seed = None,
     device: Device = None,
+    preset: Preset = None,
     particles: Annotated[
         int | None, typer.Option("--particles", min=200, help="Particles to simulate.")
     ] = None,
@@ -186,6 +191,7 @@ def demo(
         engine__max_resolution_angstrom=max_resolution,
         engine__seed=seed,
         device=device,
+        preset=preset,
         metrics__port=metrics_port,
         snapshots__every_particles=500,
     )
@@ -212,6 +218,7 @@ def run(
     max_resolution: MaxResolution = None,
     seed: Seed = None,
     device: Device = None,
+    preset: Preset = None,
     data_root: Annotated[
         Path | None, typer.Option("--data-root", help="Folder that stack paths start from.")
     ] = None,
@@ -246,6 +253,7 @@ def run(
         engine__max_resolution_angstrom=max_resolution,
         engine__seed=seed,
         device=device,
+        preset=preset,
         engine__replay_passes=passes,
         engine__particles_to_use=limit,
         metrics__enabled=metrics_port is not None,
@@ -278,6 +286,7 @@ def serve(
     max_resolution: MaxResolution = None,
     seed: Seed = None,
     device: Device = None,
+    preset: Preset = None,
     roots: Annotated[
         list[Path] | None,
         typer.Option("--root", help="Folder that particle stacks may lie in; repeatable."),
@@ -306,6 +315,7 @@ def serve(
         engine__max_resolution_angstrom=max_resolution,
         engine__seed=seed,
         device=device,
+        preset=preset,
         roots=[str(root) for root in roots] if roots else None,
         limits__skip_gap=skip_gap or None,
         metrics__port=metrics_port,

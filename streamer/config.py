@@ -1,4 +1,4 @@
-"""Settings of the service: flags over environment over TOML file over defaults.
+"""Settings of the service: flags over environment over TOML file over preset over defaults.
 
 One pydantic model owns every setting, its range and its sentence of help. The engine's own
 parameters are defined once, in `reconstruct.types.EngineSettings`, and nested here unchanged.
@@ -33,6 +33,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from reconstruct.presets import PRESETS
 from reconstruct.types import EngineSettings
 from streamer.errors import ConfigurationError
 
@@ -125,6 +126,7 @@ class Settings(BaseSettings):
         env_prefix="ABINITIO_", env_nested_delimiter="__", frozen=True, extra="forbid"
     )
 
+    preset: str | None = None
     bus: str = "sqlite:///abinitio-live.sqlite"
     topics_prefix: _Name = "abinitio"
     session: _Name = "default"
@@ -139,6 +141,13 @@ class Settings(BaseSettings):
     batch: BatchSettings = BatchSettings()
     metrics: MetricsSettings = MetricsSettings()
     limits: LimitSettings = LimitSettings()
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, value: str | None) -> str | None:
+        if value is not None and value not in PRESETS:
+            raise ValueError(f"must be one of {', '.join(PRESETS)}")
+        return value
 
     @field_validator("bus")
     @classmethod
@@ -169,9 +178,10 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags first, then the environment, then the file handed in by `load_settings`."""
+        """Flags first, then the environment, then `load_settings`' file, then the preset."""
         del dotenv_settings, file_secret_settings
-        return init_settings, env_settings, _FileSource(settings_cls)
+        given = (init_settings, env_settings, _FileSource(settings_cls))
+        return (*given, _PresetSource(settings_cls, given))
 
 
 class _FileSource(PydanticBaseSettingsSource):
@@ -184,6 +194,27 @@ class _FileSource(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         return dict(_file_content.get())
+
+
+class _PresetSource(PydanticBaseSettingsSource):
+    """What the preset says that was named by the sources before it."""
+
+    def __init__(
+        self, settings_cls: type[BaseSettings], before: tuple[PydanticBaseSettingsSource, ...]
+    ) -> None:
+        super().__init__(settings_cls)
+        self._before = before
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        """Give one field's value, as the base class asks."""
+        del field
+        return self().get(field_name), field_name, False
+
+    def __call__(self) -> dict[str, Any]:
+        names = (source().get("preset") for source in self._before)
+        name = next((name for name in names if name is not None), None)
+        preset = PRESETS.get(name) if isinstance(name, str) else None
+        return {} if preset is None else {"engine": dict(preset.settings)}
 
 
 def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None = None) -> Settings:

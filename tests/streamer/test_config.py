@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from reconstruct.presets import PRESETS
+from reconstruct.types import EngineSettings
 from streamer.config import load_settings, training_digest
 from streamer.errors import ConfigurationError
 
@@ -50,7 +52,7 @@ def test_flags_win_over_environment_over_file_over_defaults(
         ({"session": "a/b"}, "setting session"),
         ({"checkpoint.every_s": -1}, "setting checkpoint.every_s"),
         ({"metrics.port": 99999}, "setting metrics.port"),
-        ({"nonsense": 1}, "no setting nonsense; sections are batch, checkpoint, engine"),
+        ({"xyzzy": 1}, "no setting xyzzy; sections are batch, checkpoint, engine"),
     ],
 )
 def test_a_wrong_value_is_one_line_with_a_remedy(
@@ -86,3 +88,34 @@ def test_only_the_engines_parameters_and_the_kind_of_device_decide_the_training_
         for device in ("cpu", "cuda:0", "cuda:1")
     }
     assert digests["cuda:0"] == digests["cuda:1"] != digests["cpu"]
+
+
+@pytest.mark.parametrize("where", ["flag", "environment", "file"])
+def test_a_preset_is_below_everything_that_was_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    path = tmp_path / "session.toml"
+    named = 'preset = "junk-removal"\n' if where == "file" else ""
+    path.write_text(f"{named}[engine]\nrace_starts = 2\n")
+    if where == "environment":
+        monkeypatch.setenv("ABINITIO_PRESET", "junk-removal")
+    monkeypatch.setenv("ABINITIO_ENGINE__REPLAY_PASSES", "4")
+    flags = {"preset": "junk-removal" if where == "flag" else None, "engine.n_classes": 3}
+    engine = load_settings(path, flags).engine
+    assert (engine.race_starts, engine.replay_passes, engine.n_classes) == (2, 4, 3)
+    assert engine.max_resolution_angstrom == 16.0
+    assert engine.minibatch_initial == EngineSettings().minibatch_initial
+
+
+def test_a_flag_may_name_another_preset_than_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "session.toml"
+    path.write_text('preset = "junk-removal"\n')
+    settings = load_settings(path, {"preset": "small-membrane-protein"})
+    assert settings.preset == "small-membrane-protein"
+    assert settings.engine == EngineSettings(**PRESETS["small-membrane-protein"].settings)
+    assert load_settings().engine == EngineSettings()
+
+
+def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ConfigurationError, match="high-symmetry, junk-removal, small-membrane"):
+        load_settings(None, {"preset": "junk"})

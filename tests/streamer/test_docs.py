@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import typer
 
+from reconstruct.presets import PRESETS
 from reconstruct.types import EngineSettings
 from streamer import cli, cli_bus, cli_sources
 from streamer.config import load_settings
@@ -85,3 +86,12 @@ def test_every_parameter_of_the_engine_is_documented_with_its_default() -> None:
         shown = rows.pop(field.name)
         assert ast.literal_eval(shown) == field.default, f"{field.name}: {shown}"
     assert rows == {}, "documented and not there"
+
+
+def test_every_preset_is_documented_with_what_it_sets() -> None:
+    text = (ROOT / "docs/parameters.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z-]+)` \| (.*) \|$", text, re.MULTILINE))
+    for name, preset in PRESETS.items():
+        values = dict(re.findall(r"`(\w+)=([^`]+)`", rows[name]))
+        assert {key: ast.literal_eval(value) for key, value in values.items()} == preset.settings
+        assert preset.purpose in rows[name]
