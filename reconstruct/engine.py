@@ -24,7 +24,6 @@ from reconstruct.engine_events import (
     mask_event,
     race_event,
     store_event,
-    symmetry_event,
     with_events,
 )
 from reconstruct.engine_state import (
@@ -36,7 +35,6 @@ from reconstruct.engine_state import (
     unpack_store,
 )
 from reconstruct.fourier import image_spectra
-from reconstruct.imposing import impose, seek_axes
 from reconstruct.layout import make_layout
 from reconstruct.learned import LearnResult, Start
 from reconstruct.learner import Learner
@@ -48,7 +46,7 @@ from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
 from reconstruct.snapshot import class_snapshots, honest_resolution, tells_signal
 from reconstruct.store import Complex64, ParticleStore, ctf_parameters
-from reconstruct.symmetry import parse_group
+from reconstruct.symmetry_course import SymmetryCourse
 from reconstruct.types import (
     Assignments,
     EngineSettings,
@@ -65,10 +63,7 @@ __all__ = ["Engine"]
 
 Rows = npt.NDArray[np.intp]
 
-COUNTERS = ("presented", "step", "seek_symmetry_at")  # attributes, less the underscore, kept
-SYMMETRY_RADIUS = 9  # shells that the map must reach before axes are sought in it
-SYMMETRY_SCORE = 0.4  # of the worst operator, for axes to be believed
-SEEK_EVERY = 900  # presentations between searches for axes
+COUNTERS = ("presented", "step")  # attributes, less the underscore, that a checkpoint keeps
 _BLAS = ThreadpoolController()
 
 
@@ -94,10 +89,11 @@ class Engine:
         self._max_shift_pixels = layout.max_shift_pixels
         self._window = layout.window
         self._schedule = layout.schedule
-        self._symmetry = parse_group(settings.symmetry).name
-        if self._symmetry in ("I1", "I2"):
-            raise ValueError(f"symmetry {settings.symmetry}: give I, whose axes are those of I2")
-        self._seek_symmetry_at = 0.0  # presentations of the leader
+        self._symmetry = SymmetryCourse(
+            settings.symmetry,
+            box_angstrom=geometry.box_angstrom,
+            restart_radius=layout.schedule.join_radius + 1,
+        )
         self._store = ParticleStore(
             len(self.plane.kx),
             precision=settings.store_precision,
@@ -240,7 +236,7 @@ class Engine:
         self._noise.count(np.asarray(self._store["optics_group"][rows], dtype=np.intp))
         self._course.trained += len(rows)
         report = self._update(rows, new=len(rows), cold=self._course.racing)
-        if self._store.note_trained(rows):
+        if self._store.note_trained(self._course.trained):
             report = with_events(report, store_event(self.settings.store_particles or 0))
         return self._with_symmetry(report)
 
@@ -277,29 +273,21 @@ class Engine:
         return self._with_symmetry(report, last_chance=again.last_chance)
 
     def _with_symmetry(self, report: StepReport, *, last_chance: bool = False) -> StepReport:
-        """Take up the wanted symmetry once the C1 map shows its axes."""
+        """Take up a symmetry once the C1 map shows its axes."""
+        if self._course.racing:
+            return report
         leader = self._leader
-        if self._course.racing or leader.group == self._symmetry:
-            return report
-        if not last_chance and (
-            leader.radius < SYMMETRY_RADIUS or leader.presented < self._seek_symmetry_at
-        ):
-            return report
-        self._seek_symmetry_at = leader.presented + SEEK_EVERY
-        restart = self._schedule.join_radius + 1
         with _BLAS.limit(limits=1, user_api="blas"):
-            axes = seek_axes(leader, self._symmetry)
-            score = max(verdict.score for verdict in axes)
-            believed = score >= SYMMETRY_SCORE
-            if not believed and not last_chance:
-                return report
-            impose(leader, self._store, self._symmetry, axes, restart_radius=restart)
+            event = self._symmetry.after_update(leader, self._store, last_chance=last_chance)
+        if event is None:
+            return report
         now = replace(
             report,
+            symmetry=leader.group,
             radius_shells=(leader.radius,) * self.settings.n_classes,
             resolution_angstrom=self._resolutions(),
         )
-        return with_events(now, symmetry_event(self._symmetry, score, believed=believed))
+        return with_events(now, event)
 
     def _update(
         self,
@@ -409,6 +397,7 @@ class Engine:
             temperature=leader.temperature,
             radius_shells=(leader.radius,) * self.settings.n_classes,
             resolution_angstrom=self._resolutions(),
+            symmetry=leader.group,
             occupancy=tuple(float(share) for share in leader.class_share),
             evidence_per_particle=evidence,
             stage_seconds=result.stage_seconds,
@@ -447,7 +436,11 @@ class Engine:
     def dump(self) -> tuple[dict[str, Any], Arrays]:
         """All state that changes; ``dump_store`` has the rest."""
         return pack(
-            {**self._course.dump(), **{name: getattr(self, f"_{name}") for name in COUNTERS}},
+            {
+                **self._course.dump(),
+                **self._symmetry.dump(),
+                **{name: getattr(self, f"_{name}") for name in COUNTERS},
+            },
             optics=self._optics,
             noise=self._noise,
             store=self._store,
@@ -484,6 +477,7 @@ class Engine:
         unpack_store(arrays, engine._store)
         engine._noise.restore(arrays)
         engine._course.restore(meta)
+        engine._symmetry.restore(meta)
         for name in COUNTERS:
             setattr(engine, f"_{name}", meta[name])
         engine._learners = []

@@ -52,8 +52,8 @@ def store_event(particles: int) -> EngineEvent:
     return EngineEvent(
         kind="store_full",
         message=(
-            f"The store holds {particles} particles and no more: each new one is still trained, "
-            f"and replay draws from a random sample of all"
+            f"The store keeps {particles} particles beside the latest: each new one is still "
+            f"trained, and replay draws from a random sample of all"
         ),
         values={"particles": float(particles)},
     )

@@ -23,7 +23,7 @@ VERSION = 1
 
 
 def pack(
-    counters: Mapping[str, int | float | bool],
+    counters: Mapping[str, int | float | bool | str],
     *,
     optics: Sequence[Optics],
     noise: NoiseSpectra,

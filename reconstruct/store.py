@@ -32,16 +32,17 @@ MUTABLE: Mapping[str, tuple[type, tuple[int, ...]]] = {
     "evidence": (np.float32, ()),
     "visits": (np.int32, ()),
 }
+RECENT = 1000  # particles trained last: what is new is looked for among them
 _SLOT: Mapping[str, tuple[type, tuple[int, ...]]] = {"slot": (np.int32, ())}  # -1: not held
 
 
 class ParticleStore:
     """Growable columns, one row per particle in order of arrival; a bounded number of spectra.
 
-    Spectra are held of every particle that has not been trained yet, and of at most ``limit`` that
-    have: up to it all of them, beyond it a random sample of all (algorithm R of Vitter, ACM TOMS 11
-    (1985) 37), each particle with the same chance, keyed by ``seed`` and the row alone. Everything
-    else that is known of a particle stays.
+    Spectra are held of every particle that has not been trained yet, of the last ``RECENT`` that
+    have, and of at most ``limit`` older ones: up to it all of them, beyond it a random sample of
+    all (algorithm R of Vitter, ACM TOMS 11 (1985) 37), each particle with the same chance, keyed
+    by ``seed`` and the row alone. Everything else that is known of a particle stays.
 
     Parameters
     ----------
@@ -65,7 +66,8 @@ class ParticleStore:
         self._limit = limit
         self._wanted = wanted
         self._seed = seed
-        self._sample: list[int] = []  # trained rows whose spectra are held, once there is a limit
+        self._sample: list[int] = []  # older rows whose spectra are held, once there is a limit
+        self._aged = 0  # rows that are no longer among the last ones trained
         self.count = 0
         self._columns: dict[str, npt.NDArray[Any]] = {}
         for name, (dtype, shape) in {**IMMUTABLE, **MUTABLE, **_SLOT}.items():
@@ -91,7 +93,12 @@ class ParticleStore:
         """Rows of trained particles whose spectra are held."""
         if self._limit is None:
             return np.arange(trained)
-        return np.array(self._sample, np.intp)
+        recent = np.arange(min(self._aged, trained), trained)
+        return np.concatenate([np.array(self._sample, np.intp), recent])
+
+    def holds(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
+        """Whether the spectra of the particles ``rows`` are held."""
+        return np.asarray(self["slot"][rows] >= 0)
 
     @property
     def half(self) -> npt.NDArray[np.intp]:
@@ -122,8 +129,8 @@ class ParticleStore:
         self.count += added
         return self._pool.rounded(held)
 
-    def note_trained(self, rows: npt.NDArray[np.integer]) -> bool:
-        """Let go of spectra that the limit has no room for; ``rows`` are the next in order.
+    def note_trained(self, trained: int) -> bool:
+        """Let go of spectra that there is no room for, now that so many rows are trained.
 
         Returns
         -------
@@ -132,18 +139,20 @@ class ParticleStore:
         if self._limit is None:
             return False
         let_go = []
-        for row in rows.tolist():
+        for row in range(self._aged, trained - RECENT):
+            self._aged = row + 1
             if len(self._sample) < self._limit:
                 self._sample.append(row)
                 continue
             place = _draw(self._seed, row)
+            gone = row
             if place < self._limit:
-                row, self._sample[place] = self._sample[place], row
-            let_go.append(row)
+                gone, self._sample[place] = self._sample[place], row
+            let_go.append(gone)
         if let_go:
             self._pool.free(self["slot"][let_go])
             self["slot"][let_go] = -1
-        return self._limit in rows
+        return bool(let_go) and self._aged - len(let_go) == self._limit
 
     def _reserve(self, needed: int) -> None:
         capacity = len(self._columns["slot"])
@@ -182,6 +191,7 @@ class ParticleStore:
             later = self._head + np.flatnonzero(self["slot"][self._head :] >= 0)
             state |= {
                 "sample": np.array(self._sample, np.int64),
+                "aged": np.array([self._aged], np.int64),
                 "later": later,
                 "later_spectra": self.spectra(later),
             }
@@ -194,11 +204,10 @@ class ParticleStore:
         if self._limit is None:
             return
         self._sample = [int(row) for row in state["sample"]]
-        trained = 0 if not self._sample else 1 + max(self._sample)
-        if len(self._sample) == self._limit:
-            gone = np.setdiff1d(np.arange(min(trained, self._head)), self._sample)
-            self._pool.free(self["slot"][gone])
-            self["slot"][gone] = -1
+        self._aged = int(state["aged"][0])
+        gone = np.setdiff1d(np.arange(min(self._aged, self._head)), self._sample)
+        self._pool.free(self["slot"][gone])
+        self["slot"][gone] = -1
         self["slot"][state["later"]] = self._pool.put(state["later_spectra"])
 
     def assignments(self, pixel_size_angstrom: float) -> Assignments:

@@ -96,7 +96,7 @@ class EngineSettings:
     """
 
     n_classes: int = 1
-    symmetry: str = "C1"
+    symmetry: str = "C1"  # or "auto": named in the C1 map, then taken up
     max_resolution_angstrom: float = 12.0
     initial_resolution_angstrom: float | None = None  # None: start at radius 5, as measured best
     mask_diameter_angstrom: float | None = None  # None: 0.85 of the box
@@ -208,6 +208,7 @@ class StepReport:
     occupancy: tuple[float, ...]  # per class, sums to 1
     evidence_per_particle: float  # nats against noise only, before learning from the minibatch
     stage_seconds: Mapping[str, float]
+    symmetry: str = "C1"  # the group that poses and maps are in now
     events: tuple[EngineEvent, ...] = ()
 
 

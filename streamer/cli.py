@@ -55,7 +55,7 @@ Prefix = Annotated[str | None, typer.Option("--prefix", help="Prefix of the topi
 Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results.")]
 Classes = Annotated[int | None, typer.Option("--classes", help="Number of 3D classes.")]
 Symmetry = Annotated[
-    str | None, typer.Option("--symmetry", help="Point group: C1, C4, D7, T, O, I...")
+    str | None, typer.Option("--symmetry", help="Point group: C1, C4, D7, T, O, I... or auto.")
 ]
 MaxResolution = Annotated[
     float | None, typer.Option("--max-resolution", help="Finest resolution to use, Å.")

@@ -80,11 +80,14 @@ def check_engine_settings(settings: EngineSettings) -> None:
     ConfigurationError
         A value is out of its range or the symmetry is unknown.
     """
+    from reconstruct.adopting import AUTO
     from reconstruct.symmetry import parse_group
 
     for name, value in asdict(settings).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigurationError(f"engine.{name} must be a number, not {value}", _REMEDY)
+    if settings.symmetry == AUTO:
+        return
     try:
         group = parse_group(settings.symmetry)
     except ValueError as error:

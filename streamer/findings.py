@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
+from reconstruct.adopting import convincing
 from reconstruct.snapshot import view_histogram
 from reconstruct.symmetry import parse_group
 from reconstruct.symmetry_naming import name_symmetry
@@ -24,8 +25,6 @@ from reconstruct.verdicts import Verdict, flattened_disc, preferred_orientation,
 __all__ = ["LEAST_PARTICLES", "Told", "find", "news", "with_all_views"]
 
 LEAST_PARTICLES = 300
-TELLING_SYMMETRY = {"C2": 0.9}  # maps in local minima were seen to reach 0.83 with one 2-fold axis
-
 Told = dict[str, dict[str, Any]]
 """What holds now, by ``kind/class``: JSON-able, one entry per finding."""
 
@@ -97,11 +96,11 @@ def _symmetry(
     radius = int(geometry.box_angstrom / resolution_angstrom)
     with _BLAS.limit(limits=1, user_api="blas"):
         named = name_symmetry(volume, radius=radius)
-    if named.group == "C1" or named.score < TELLING_SYMMETRY.get(named.group, 0.0):
+    if not convincing(named):
         return None
     return Verdict(
         kind="symmetry_named",
-        message=f"{named.message}; a run with --symmetry {named.group} would use it",
+        message=f"{named.message}; a run with --symmetry {named.group} or auto would use it",
         values={
             "score": named.score,
             "runner_up_score": named.runner_up_score,

@@ -162,7 +162,7 @@ class Loop:
         self._owe_snapshot()
 
     def _note(self, report: StepReport) -> None:
-        self._state.note(report, group=self._parts.settings.engine.symmetry)
+        self._state.note(report)
         self._parts.publisher.step_events(report)
         self._parts.observer.stepped(report, self._state)
 

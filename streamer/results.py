@@ -198,6 +198,7 @@ def _report(
     books = state.balance()
     return {
         "session": settings.session,
+        "symmetry": {"wanted": settings.engine.symmetry, "imposed": state.imposed_group},
         "classes": classes,
         "particles": {
             "input": n_input if n_input is not None else books.received,

@@ -129,10 +129,9 @@ class SessionState:
         stored = 0 if self.engine is None else self.engine.particles_stored
         return balance(self.ledger, stored=stored, trained=self.trained)
 
-    def note(self, report: StepReport, *, group: str = "C1") -> None:
-        """Take over what a step changed; ``group`` is the wanted symmetry."""
-        if any(event.kind == "symmetry" for event in report.events):
-            self.imposed_group = group  # the engine imposes it late, and says so
+    def note(self, report: StepReport) -> None:
+        """Take over what a step changed."""
+        self.imposed_group = report.symmetry
         self.step = report.step
         self.phase = report.phase
         self.trained = report.particles_seen

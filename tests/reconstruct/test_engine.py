@@ -417,7 +417,12 @@ def test_the_schedule_is_what_was_set() -> None:
 # ---- a bounded store
 
 
-BOUNDED = replace(SETTINGS, store_particles=150)
+BOUNDED = replace(SETTINGS, store_particles=130)
+
+
+@pytest.fixture
+def few_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconstruct.store.RECENT", 20)
 
 
 def test_a_store_with_room_for_all_changes_nothing() -> None:
@@ -426,11 +431,13 @@ def test_a_store_with_room_for_all_changes_nothing() -> None:
     assert [n for n in other if n != "meta" and not np.array_equal(mine[n], other[n])] == []
 
 
-def test_a_full_store_trains_everything_and_replays_a_sample_and_says_so() -> None:
+def test_a_full_store_trains_everything_and_replays_a_sample_and_says_so(
+    few_recent: None,
+) -> None:
     done = run(BOUNDED, particles())
     told = [e for r in done.reports for e in r.events if e.kind == "store_full"]
     assert len(told) == 1
-    assert "150 particles" in told[0].message
+    assert "130 particles" in told[0].message
     visits = done.engine.dump()[1]["store.visits"]
     assert visits.min() == 1  # each was trained
     assert (visits >= 3).sum() >= 150  # the race and two replays
@@ -439,7 +446,9 @@ def test_a_full_store_trains_everything_and_replays_a_sample_and_says_so() -> No
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
-def test_a_full_store_gives_the_same_bits_however_it_lives(precision: str) -> None:
+def test_a_full_store_gives_the_same_bits_however_it_lives(
+    precision: str, few_recent: None
+) -> None:
     settings = replace(BOUNDED, store_precision=precision)
     whole = run(settings, particles()).engine
     assert differing(run(settings, particles(), cut=7).engine, whole) == []

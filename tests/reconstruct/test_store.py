@@ -104,6 +104,11 @@ def test_the_size_in_memory_is_told() -> None:
 # ---- bounded
 
 
+@pytest.fixture
+def none_recent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconstruct.store.RECENT", 0)
+
+
 def _bounded(limit: int, *, seed: int = 0) -> ParticleStore:
     return ParticleStore(COEFFICIENTS, limit=limit, seed=seed)
 
@@ -114,11 +119,11 @@ def _train(store: ParticleStore, first: int, count: int, *, cut: int) -> list[bo
     for start in range(first, first + count, cut):
         part = min(cut, first + count - start)
         store.append(_rows(start, part))
-        told.append(store.note_trained(np.arange(start, start + part)))
+        told.append(store.note_trained(start + part))
     return told
 
 
-def test_beyond_the_limit_a_random_sample_of_all_is_held() -> None:
+def test_beyond_the_limit_a_random_sample_of_all_is_held(none_recent: None) -> None:
     counts = np.zeros(400)
     for seed in range(60):
         store = _bounded(50, seed=seed)
@@ -134,7 +139,7 @@ def test_beyond_the_limit_a_random_sample_of_all_is_held() -> None:
         assert abs(part.mean() - 7.5) < 0.9  # three deviations
 
 
-def test_what_is_held_is_what_came_and_what_is_not_says_so() -> None:
+def test_what_is_held_is_what_came_and_what_is_not_says_so(none_recent: None) -> None:
     store = _bounded(50)
     _train(store, 0, 400, cut=10)
     for row in store.replayable(400)[:20]:
@@ -146,7 +151,7 @@ def test_what_is_held_is_what_came_and_what_is_not_says_so() -> None:
     assert len(store["particle_ids"]) == 400  # only spectra are let go
 
 
-def test_the_sample_depends_on_seed_and_order_alone() -> None:
+def test_the_sample_depends_on_seed_and_order_alone(none_recent: None) -> None:
     samples = []
     for seed, cut in ((0, 10), (0, 37), (1, 10)):
         store = _bounded(50, seed=seed)
@@ -156,7 +161,7 @@ def test_the_sample_depends_on_seed_and_order_alone() -> None:
     assert samples[0] != samples[2]
 
 
-def test_a_bounded_store_stays_flat() -> None:
+def test_a_bounded_store_stays_flat(none_recent: None) -> None:
     store = _bounded(1000)
     _train(store, 0, 3000, cut=100)
     before = store._pool.nbytes
@@ -165,8 +170,23 @@ def test_a_bounded_store_stays_flat() -> None:
     assert before <= (1000 + 100 + 256) * COEFFICIENTS * 8  # the limit, and what is not trained yet
 
 
+def test_the_last_particles_are_always_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("reconstruct.store.RECENT", 30)
+    store = _bounded(50)
+    told = _train(store, 0, 400, cut=10)
+    assert told.index(True) == 8  # at 90: the limit and the last 30 are 80
+    assert store.holds(np.arange(370, 400)).all()
+    assert store.holds(np.arange(370)).sum() == 50
+    held = store.replayable(400)
+    assert np.array_equal(np.sort(held), np.flatnonzero(store.holds(np.arange(400))))
+
+
+@pytest.mark.parametrize("recent", [0, 30])
 @pytest.mark.parametrize("at", [30, 50, 120, 400])
-def test_a_bounded_store_comes_back_from_its_dump(at: int) -> None:
+def test_a_bounded_store_comes_back_from_its_dump(
+    monkeypatch: pytest.MonkeyPatch, at: int, recent: int
+) -> None:
+    monkeypatch.setattr("reconstruct.store.RECENT", recent)
     store, waiting = _bounded(50), 7
     _train(store, 0, at, cut=10)
     store.append(_rows(at, waiting))  # arrived and not trained
@@ -176,7 +196,7 @@ def test_a_bounded_store_comes_back_from_its_dump(at: int) -> None:
     again.append(rows)
     again.restore(state)
     for one in (store, again):
-        one.note_trained(np.arange(at, at + waiting))
+        one.note_trained(at + waiting)
         _train(one, at + waiting, 100, cut=10)
     held = store.replayable(at + 107)
     assert held.tolist() == again.replayable(at + 107).tolist()
