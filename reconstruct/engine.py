@@ -41,6 +41,7 @@ from reconstruct.learner import Learner
 from reconstruct.memory import plan_memory
 from reconstruct.noise import NoiseSpectra, noise_model_of, normalise
 from reconstruct.optimizer import optimizer_of
+from reconstruct.progress import Progress
 from reconstruct.residuals import RESIDUALS_EVERY, measure_residuals
 from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
@@ -123,6 +124,7 @@ class Engine:
         )
         self._learners = [self._new_learner(i) for i in range(settings.race_starts)]
         self._course = Course(settings, layout.schedule)
+        self._progress = Progress(self.max_radius)
         self._presented = 0
         self._step = 0
         self._workers = ThreadPoolExecutor(max_workers=_usable_cores())
@@ -240,10 +242,6 @@ class Engine:
             report = with_events(report, store_event(self.settings.store_particles or 0))
         return self._with_symmetry(report)
 
-    @property
-    def _replayable(self) -> Rows:
-        return self._store.replayable(self._course.trained)
-
     def _race_again(self, particles: int) -> StepReport:
         """Present the race's particles again; decide it after the last epoch."""
         report = self._update(self._course.race_rows(particles), new=0, cold=True)
@@ -265,11 +263,16 @@ class Engine:
         diameter = 2 * float(leader.mask_radius.max()) * self.geometry.pixel_size_angstrom
         return with_events(report, event, mask_event(diameter))
 
+    @property
+    def _replayable(self) -> Rows:
+        return self._store.replayable(self._course.trained)
+
     def _replay(self) -> StepReport:
-        again = self._course.replay(self._leader.radius, self._replayable)
-        report = self._update(
-            again.rows, new=0, cold=False, local=not again.everywhere, replay_pass=again.index
-        )
+        held = self._replayable
+        again = self._course.replay(self._leader.radius, held)
+        window = len(held) / (2.0 if again.index == 0 else 1.0)
+        local = not again.everywhere
+        report = self._update(again.rows, new=0, cold=False, local=local, window=window)
         return self._with_symmetry(report, last_chance=again.last_chance)
 
     def _with_symmetry(self, report: StepReport, *, last_chance: bool = False) -> StepReport:
@@ -296,13 +299,13 @@ class Engine:
         new: int,
         cold: bool,
         local: bool = False,
-        replay_pass: int | None = None,
+        window: float | None = None,
     ) -> StepReport:
         leader_before = self._leader
         half = self._store.half_of(rows)
         order = np.argsort(half, kind="stable")
         rows, half = rows[order], half[order]
-        start = self._known_poses(rows) if local else None
+        start = Start(**self._store.poses(rows)) if local else None
         result: LearnResult | None = None
         evidence = 0.0
         with _BLAS.limit(limits=1, user_api="blas"):
@@ -312,15 +315,13 @@ class Engine:
                 if batch is None:
                     batch = self._weighted(rows, learner.insert_radius)
                     weighted[learner.insert_radius] = batch
-                window = memory_window(
+                remembered = window or memory_window(
                     self._course.trained, learner.presented, cold=cold, schedule=self._schedule
                 )
-                if replay_pass is not None:
-                    window = len(self._replayable) / (2.0 if replay_pass == 0 else 1.0)
                 found = learner.learn(
                     batch,
                     half,
-                    window=window,
+                    window=remembered,
                     cold=cold,
                     workers=self._workers,
                     start=start,
@@ -330,21 +331,25 @@ class Engine:
                     evidence = float(found.poses.evidence.mean())
         assert result is not None
         self._remember(rows, result)
-        if self._noise.model.source == "residuals" and not cold:
-            self._measure_residuals(rows, half, result)
+        if not cold:
+            leader = self._leader
+            self._progress.after_update(
+                leader.fsc,
+                result.class_mass,
+                presented=leader.presented,
+                new_particles=new,
+                evidence=evidence,
+                annealing=leader.presented < 2 * self._schedule.cold_presented,
+            )
+            if self._noise.model.source == "residuals" and self._step % RESIDUALS_EVERY == 0:
+                measured = measure_residuals(
+                    leader, self._store, rows, result, half,
+                    plane=self.plane, optics=self._optics, box_angstrom=self.geometry.box_angstrom,
+                )  # fmt: skip
+                self._noise.add_residuals(*measured)
         self._presented += len(rows)
         self._step += 1
         return self._report(new, len(rows) - new, evidence, result)
-
-    def _measure_residuals(self, rows: Rows, half: Rows, result: LearnResult) -> None:
-        """Now and then once warm, when the map is there to be taken away."""
-        warm = self._leader.presented >= 2 * self._schedule.cold_presented
-        if warm and self._step % RESIDUALS_EVERY == 0:
-            power, groups = measure_residuals(
-                self._leader, self._store, rows, result, half,
-                plane=self.plane, optics=self._optics, box_angstrom=self.geometry.box_angstrom,
-            )  # fmt: skip
-            self._noise.add_residuals(power, groups)
 
     def _weighted(self, rows: Rows, radius: int) -> WeightedBatch:
         return self._weigher.weigh(
@@ -355,24 +360,16 @@ class Engine:
             noise_variance=self._noise.variance(),
         )
 
-    def _known_poses(self, rows: Rows) -> Start:
-        return Start(
-            rotation=np.asarray(self._store["rotation"], np.float32)[rows],
-            shift=np.asarray(self._store["shift"], np.float32)[rows],
-            class_index=np.asarray(self._store["class_index"], np.int32)[rows],
-        )
-
     def _remember(self, rows: Rows, result: LearnResult) -> None:
         poses = result.poses
-        for name, values in {
-            "rotation": poses.rotation[:, 0],
-            "shift": poses.shift[:, 0],
-            "class_index": np.argmax(result.class_mass, axis=1),
-            "max_probability": result.weights[:, 0],
-            "evidence": poses.evidence,
-        }.items():
-            self._store[name][rows] = values
-        self._store["visits"][rows] += 1
+        self._store.remember(
+            rows,
+            rotation=poses.rotation[:, 0],
+            shift=poses.shift[:, 0],
+            class_index=np.argmax(result.class_mass, axis=1),
+            max_probability=result.weights[:, 0],
+            evidence=poses.evidence,
+        )
 
     # ---- reports
 
@@ -384,6 +381,13 @@ class Engine:
         if self._course.racing:
             return "initial"
         return "intermediate" if self._leader.radius < self.max_radius else "final"
+
+    @property
+    def _class_phases(self) -> tuple[Phase, ...]:
+        leader = self._leader
+        return self._progress.phases(
+            leader.presented, session=self.phase, n_classes=leader.n_classes
+        )
 
     def _report(self, new: int, replayed: int, evidence: float, result: LearnResult) -> StepReport:
         leader = self._leader
@@ -398,6 +402,7 @@ class Engine:
             radius_shells=(leader.radius,) * self.settings.n_classes,
             resolution_angstrom=self._resolutions(),
             symmetry=leader.group,
+            class_phases=self._class_phases,
             occupancy=tuple(float(share) for share in leader.class_share),
             evidence_per_particle=evidence,
             stage_seconds=result.stage_seconds,
@@ -418,7 +423,7 @@ class Engine:
         """Every class's map and what is known about it now."""
         with _BLAS.limit(limits=1, user_api="blas"):
             classes = class_snapshots(self._leader, self._store, self._resolutions())
-        return Snapshot(
+        snapshot = Snapshot(
             step=self._step,
             phase=self.phase,
             particles_seen=self._course.trained,
@@ -426,6 +431,7 @@ class Engine:
             geometry=self.geometry,
             classes=classes,
         )
+        return self._progress.described(snapshot, self._class_phases)
 
     def assignments(self) -> Assignments:
         """What is known about each particle, in order of arrival."""
@@ -445,6 +451,7 @@ class Engine:
             noise=self._noise,
             store=self._store,
             learners=self._learners,
+            more=self._progress.dump(),
         )
 
     def dump_store(self, start: int) -> Arrays:
@@ -476,6 +483,7 @@ class Engine:
         engine._keep_on_device(engine._store.append(rows))
         unpack_store(arrays, engine._store)
         engine._noise.restore(arrays)
+        engine._progress.restore(arrays)
         engine._course.restore(meta)
         engine._symmetry.restore(meta)
         for name in COUNTERS:

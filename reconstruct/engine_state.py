@@ -29,6 +29,7 @@ def pack(
     noise: NoiseSpectra,
     store: ParticleStore,
     learners: Sequence[Learner],
+    more: Mapping[str, npt.NDArray[Any]],
 ) -> tuple[dict[str, Any], Arrays]:
     """Copy everything that changes."""
     meta: dict[str, Any] = {
@@ -39,7 +40,7 @@ def pack(
         ],
         "learners": [],
     }
-    arrays: Arrays = noise.dump()
+    arrays: Arrays = {**noise.dump(), **more}
     arrays |= {f"store.{name}": array for name, array in store.dump().items()}
     for number, learner in enumerate(learners):
         learner_meta, of_learner = learner.dump()

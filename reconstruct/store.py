@@ -129,6 +129,16 @@ class ParticleStore:
         self.count += added
         return self._pool.rounded(held)
 
+    def poses(self, rows: npt.NDArray[np.integer]) -> dict[str, npt.NDArray[Any]]:
+        """Rotation (b, 9), shift (b, 2) in pixels and class (b,) that were found last."""
+        return {name: self[name][rows] for name in ("rotation", "shift", "class_index")}
+
+    def remember(self, rows: npt.NDArray[np.integer], **found: npt.NDArray[Any]) -> None:
+        """Take down what a visit found out about the particles ``rows``."""
+        for name, values in found.items():
+            self[name][rows] = values
+        self["visits"][rows] += 1
+
     def note_trained(self, trained: int) -> bool:
         """Let go of spectra that there is no room for, now that so many rows are trained.
 

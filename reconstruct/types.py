@@ -209,6 +209,7 @@ class StepReport:
     evidence_per_particle: float  # nats against noise only, before learning from the minibatch
     stage_seconds: Mapping[str, float]
     symmetry: str = "C1"  # the group that poses and maps are in now
+    class_phases: tuple[Phase, ...] = ()  # per class
     events: tuple[EngineEvent, ...] = ()
 
 
@@ -225,6 +226,8 @@ class ClassSnapshot:
     occupancy: float  # share of the posterior mass
     effective_particles: float  # particles' worth of information inside the memory window
     view_histogram: FloatArray  # (18, 36) counts over tilt (0..pi) x rot (-pi..pi)
+    phase: Phase = "waiting"
+    overlap: tuple[float, ...] = ()  # (K,) share of its particles that could be of class j
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,8 @@ class Snapshot:
     particles_presented: int
     geometry: Geometry
     classes: tuple[ClassSnapshot, ...]
+    held_out_gain: tuple[float, float] | None = None  # of evidence, relative, with its error
+    converged: bool = False  # new particles are explained no better than those before them
 
 
 @dataclass(frozen=True)

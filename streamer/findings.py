@@ -16,6 +16,7 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from reconstruct.adopting import convincing
+from reconstruct.session_verdicts import class_overlap, converged, enough_data
 from reconstruct.snapshot import view_histogram
 from reconstruct.symmetry import parse_group
 from reconstruct.symmetry_naming import name_symmetry
@@ -65,6 +66,8 @@ def find(
     found: Told = {}
     if snapshot.phase in ("waiting", "initial"):
         return found
+    if (verdict := converged(snapshot)) is not None:
+        found["converged/0"] = _entry(verdict, verdict.message, number=1)
     for index, item in enumerate(snapshot.classes):
         if item.particles < LEAST_PARTICLES:
             continue
@@ -72,19 +75,28 @@ def find(
             flattened_disc(item.volume, views[index]),
             preferred_orientation(item.view_histogram),
         ]
+        verdicts += [
+            class_overlap(item.overlap, index, particles=[c.particles for c in snapshot.classes]),
+            enough_data(item, snapshot.geometry.box_angstrom),
+        ]
         if is_final and group == "C1":
             verdicts.append(
                 _symmetry(item.volume, item.resolution_angstrom, geometry=snapshot.geometry)
             )
         for verdict in verdicts:
             if verdict is not None:
-                found[f"{verdict.kind}/{index}"] = {
-                    "class": index + 1,
-                    "kind": verdict.kind,
-                    "message": f"Class {index + 1}: {verdict.message}",
-                    "values": {name: float(value) for name, value in verdict.values.items()},
-                }
+                words = f"Class {index + 1}: {verdict.message}"
+                found[f"{verdict.kind}/{index}"] = _entry(verdict, words, number=index + 1)
     return found
+
+
+def _entry(verdict: Verdict, message: str, *, number: int) -> dict[str, Any]:
+    return {
+        "class": number,
+        "kind": verdict.kind,
+        "message": message,
+        "values": {name: float(value) for name, value in verdict.values.items()},
+    }
 
 
 def _symmetry(

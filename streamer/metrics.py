@@ -24,7 +24,8 @@ from prometheus_client import (
 from prometheus_client.exposition import choose_encoder
 
 from reconstruct.quality import RESOLUTION_KIND
-from reconstruct.types import Phase, Snapshot, StepReport
+from reconstruct.session_verdicts import forecast_of
+from reconstruct.types import ClassSnapshot, Phase, Snapshot, StepReport
 from schemas.control import SessionState
 from streamer.ledger import Balance
 from streamer.views import fourier_coverage, orientation_coverage
@@ -131,6 +132,19 @@ class Metrics:
         self._fourier = gauge(
             "class_fourier_coverage_ratio", "How evenly the views fill Fourier space.", "class"
         )
+
+        self._class_phase = gauge(
+            "class_phase", "1 for the current phase of the class.", "class", "phase"
+        )
+        self._overlap = gauge(
+            "class_overlap_ratio", "Largest share that another class has of its particles.", "class"
+        )
+        self._needed = gauge(
+            "class_particles_needed",
+            "Particles that would make the map a shell finer; absent while unknown.",
+            "class",
+        )
+        self._converged = gauge("converged", "1 while new particles teach nothing more.")
 
         self._snapshots = counter("snapshots_published", "Snapshots published.")
         self._snapshot_at = gauge("snapshot_timestamp_seconds", "When the last one was published.")
@@ -240,6 +254,8 @@ class Metrics:
             self._coverage.labels(name).set(orientation_coverage(item.view_histogram))
             self._fourier.labels(name).set(fourier_coverage(item.view_histogram))
             self._set_resolution(index, item.resolution_angstrom)
+            self._show_class(index, item, snapshot.geometry.box_angstrom)
+        self._converged.set(float(snapshot.converged))
         self._snapshots.inc()
         self._snapshot_at.set(self._clock())
 
@@ -289,6 +305,19 @@ class Metrics:
         else:
             self._resolution.labels(name, RESOLUTION_KIND).set(resolution_angstrom)
 
+    def _show_class(self, index: int, item: ClassSnapshot, box_angstrom: float) -> None:
+        """Show how far a class has come."""
+        name = str(index + 1)
+        for phase in get_args(Phase):
+            self._class_phase.labels(name, phase).set(1.0 if phase == item.phase else 0.0)
+        others = [share for other, share in enumerate(item.overlap) if other != index]
+        self._overlap.labels(name).set(max(others, default=0.0))
+        found = forecast_of(item, box_angstrom)
+        if found is None or not found.needs:
+            self._forget(self._needed, name)
+        else:
+            self._needed.labels(name).set(found.needs[0].particles)
+
     def _keep_classes(self, n_classes: int) -> None:
         """Take away what is shown of classes that are no more."""
         for index in range(n_classes, self._n_classes):
@@ -297,8 +326,11 @@ class Metrics:
             for gauge in (
                 *(self._radius, self._occupancy, self._class_particles),
                 *(self._effective, self._coverage, self._fourier),
+                *(self._overlap, self._needed),
             ):
                 self._forget(gauge, name)
+            for phase in get_args(Phase):
+                self._forget(self._class_phase, name, phase)
         self._n_classes = n_classes
 
     @staticmethod

@@ -125,6 +125,7 @@ def _write_maps(out: Path, snapshot: Snapshot, session_id: str) -> list[dict[str
                 "resolution_angstrom": item.resolution_angstrom
                 and round(float(item.resolution_angstrom), 3),
                 "resolution_kind": RESOLUTION_KIND,
+                "phase": item.phase,
             }
         )
     return classes

@@ -121,6 +121,31 @@ def test_news_are_changes() -> None:
     assert "flattened disc" in gone.message
 
 
+def test_how_a_session_goes_is_told_when_it_changes() -> None:
+    poses = rotations(400)
+    views = (poses[:, 2], poses[:, 2])
+    item = one_class(ring(1), poses).classes[0]
+    apart = (replace(item, overlap=(0.9, 0.1)), replace(item, overlap=(0.1, 0.9)))
+    alike = (replace(item, overlap=(0.6, 0.4)), replace(item, overlap=(0.1, 0.9)))
+    course = [
+        one_class(ring(1), poses, classes=apart),
+        one_class(ring(1), poses, classes=alike),
+        one_class(ring(1), poses, classes=apart, converged=True, held_out_gain=(0.0, 0.005)),
+        one_class(ring(1), poses, classes=apart),
+    ]
+    told, before = [], {}
+    for snapshot in course:
+        now = find(snapshot, views, group="C1", is_final=False)
+        told.append([(event.kind, event.class_index) for event in news(before, now)])
+        before = now
+    assert told == [
+        [],
+        [("class_overlap", 0)],
+        [("converged", 0), ("verdict_withdrawn", 0)],
+        [("verdict_withdrawn", 0)],
+    ]
+
+
 class OneView(FakeEngine):
     """Sees every particle from the same side."""
 

@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -255,3 +256,30 @@ def test_no_series_tells_when_a_counter_was_made() -> None:
         text = Metrics().exposition(accept)[0].decode()
         assert "_total" in text
         assert "_created" not in text
+
+
+def test_a_snapshot_shows_how_far_each_class_has_come_and_forgets_what_is_not_known() -> None:
+    metrics = Metrics()
+    shown = snapshot()
+    shells = np.arange(27)
+    ratio = 10.0 * np.exp(-0.02 * shells**2)
+    item = replace(
+        shown.classes[0],
+        fsc=ratio / (1 + ratio),
+        resolution_angstrom=320 / 14.3,
+        particles=3000,
+        phase="intermediate",
+        overlap=(0.7, 0.3),
+    )
+    geometry = Geometry(64, 5.0)
+    metrics.snapshot(replace(shown, classes=(item, item), geometry=geometry, converged=True))
+    assert value(metrics, "class_phase", class_="1", phase="intermediate") == 1
+    assert value(metrics, "class_phase", class_="1", phase="final") == 0
+    assert value(metrics, "class_overlap_ratio", class_="1") == pytest.approx(0.3)
+    assert value(metrics, "class_particles_needed", class_="1") > 3000
+    assert value(metrics, "converged") == 1
+    unknown = replace(item, resolution_angstrom=None)
+    metrics.snapshot(replace(shown, classes=(unknown,), geometry=geometry))
+    assert "abinitio_class_particles_needed" not in names_of_class(metrics, "1")
+    assert not names_of_class(metrics, "2")
+    assert value(metrics, "converged") == 0

@@ -1,0 +1,118 @@
+"""Verdicts on how a session goes: enough data, classes that overlap, converged; numbers and words.
+
+As in ``verdicts``: a verdict is a value or None, and None means that there is nothing to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reconstruct.forecast import Forecast, forecast
+from reconstruct.types import ClassSnapshot, Snapshot
+from reconstruct.verdicts import Verdict
+
+__all__ = ["class_overlap", "converged", "enough_data", "forecast_of"]
+
+# Two halves of one species share about half of each other's particles; different species at SNR
+# 0.05 and above a few percent.
+OVERLAPPING = 0.25
+LEAST_PARTICLES = 300
+
+
+def forecast_of(item: ClassSnapshot, box_angstrom: float) -> Forecast | None:
+    """What a class's half-maps say about more particles."""
+    return forecast(
+        item.fsc,
+        particles=float(item.particles),
+        box_angstrom=box_angstrom,
+        resolution_angstrom=item.resolution_angstrom,
+    )
+
+
+def enough_data(item: ClassSnapshot, box_angstrom: float) -> Verdict | None:
+    """Say whether more particles would help, and how many; or nothing."""
+    found = forecast_of(item, box_angstrom)
+    if found is None:
+        return None
+    if found.limited_by == "settings":
+        return Verdict(
+            kind="enough_data",
+            message=(
+                f"{item.particles} particles are enough for {item.resolution_angstrom:.1f} A, the "
+                f"finest detail in use: more of them need a finer max_resolution_angstrom to help"
+            ),
+            values={"particles": float(item.particles)},
+        )
+    parts = [
+        f"{need.resolution_angstrom:.1f} A needs about {_round(need.particles)} "
+        f"({_round(need.low)} to {_round(need.high)})"
+        for need in found.needs
+    ]
+    values = {"particles": float(item.particles)}
+    for number, need in enumerate(found.needs, 1):
+        values |= {
+            f"resolution_{number}_angstrom": need.resolution_angstrom,
+            f"particles_{number}": need.particles,
+            f"particles_{number}_low": need.low,
+            f"particles_{number}_high": need.high,
+        }
+    return Verdict(
+        kind="enough_data",
+        message=(
+            f"{item.particles} particles give {item.resolution_angstrom:.1f} A; {', '.join(parts)}"
+        ),
+        values=values,
+    )
+
+
+def class_overlap(
+    overlap: Sequence[float], index: int, *, particles: Sequence[int]
+) -> Verdict | None:
+    """Say that a class cannot be told from another, or nothing.
+
+    Parameters
+    ----------
+    overlap
+        (K,) mean posterior mass of each class in the particles of class ``index``.
+    particles
+        (K,) of each class.
+    """
+    others = [
+        (share, other)
+        for other, share in enumerate(overlap)
+        if other != index and particles[other] >= LEAST_PARTICLES
+    ]
+    if not others:
+        return None
+    share, other = max(others)
+    if share < OVERLAPPING:
+        return None
+    return Verdict(
+        kind="class_overlap",
+        message=(
+            f"{100 * share:.0f} % of its particles' weight is in class {other + 1}: the two may be "
+            f"one structure, or too alike at this resolution"
+        ),
+        values={"share": share, "other_class": float(other + 1)},
+    )
+
+
+def converged(snapshot: Snapshot) -> Verdict | None:
+    """Say that new particles teach nothing more, or nothing."""
+    if not snapshot.converged or snapshot.held_out_gain is None:
+        return None
+    gain, error = snapshot.held_out_gain
+    return Verdict(
+        kind="converged",
+        message=(
+            f"Converged: the last 3,000 particles are explained as well as the 3,000 before them "
+            f"({100 * gain:+.1f} +- {100 * error:.1f} %); the stream goes on being watched"
+        ),
+        values={"gain": gain, "error": error},
+    )
+
+
+def _round(particles: float) -> str:
+    """A number of particles with two digits that mean something."""
+    digits = max(0, len(str(int(particles))) - 2)
+    return f"{round(particles, -digits):,.0f}"

@@ -1,0 +1,165 @@
+"""Phases, convergence and overlap follow from half-maps and held-out evidence, or wait."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from reconstruct.progress import Progress, supported_shells
+
+MAX_RADIUS = 20
+
+
+def curve(shells: int) -> np.ndarray:
+    """Half-map FSC that holds for so many shells."""
+    return np.where(np.arange(MAX_RADIUS + 1) <= shells, 0.9, 0.0)
+
+
+class Session:
+    """Updates of 300 particles each."""
+
+    def __init__(self, n_classes: int = 1) -> None:
+        self.progress = Progress(MAX_RADIUS)
+        self.presented = 3000.0
+        self.n_classes = n_classes
+        self.rng = np.random.default_rng(0)
+
+    def update(
+        self,
+        *shells: int,
+        evidence: float = 100.0,
+        mass: np.ndarray | None = None,
+        scatter: float = 1.0,
+        **more: Any,
+    ) -> None:
+        self.presented += 300
+        if mass is None:
+            mass = np.eye(self.n_classes)[np.arange(300) % self.n_classes]
+        settings: dict[str, Any] = {"new_particles": 300, "annealing": False, **more}
+        self.progress.after_update(
+            [curve(one) for one in shells],
+            mass,
+            presented=self.presented,
+            evidence=evidence + scatter * self.rng.standard_normal(),
+            **settings,
+        )
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        return self.progress.phases(
+            self.presented, session="intermediate", n_classes=self.n_classes
+        )
+
+
+def test_shells_are_counted_from_the_centre_to_the_first_that_fails() -> None:
+    fsc = curve(12)
+    fsc[15] = 0.9  # noise beyond the first crossing does not count
+    assert supported_shells(fsc) == 12
+    assert supported_shells(curve(MAX_RADIUS)) == MAX_RADIUS
+
+
+# ---- phases
+
+
+def test_a_class_is_final_when_its_detail_has_come_to_an_end_and_not_before() -> None:
+    session = Session()
+    for shells in range(8, 14):
+        session.update(shells)
+        assert session.phases == ("intermediate",)
+    for _ in range(9):
+        session.update(13)
+    assert session.phases == ("intermediate",)  # 2,700 presentations without a new shell
+    session.update(13)
+    assert session.phases == ("final",)
+    session.update(14)
+    assert session.phases == ("intermediate",)
+    session.update(MAX_RADIUS)
+    assert session.phases == ("final",)
+
+
+def test_classes_have_phases_of_their_own_and_a_new_one_begins_anew() -> None:
+    session = Session(2)
+    for step in range(14):
+        session.update(12, min(8 + step, 18))
+    assert session.phases == ("final", "intermediate")
+    session.update(5, 18)  # the first class was given to another structure
+    assert session.phases == ("intermediate", "intermediate")
+
+
+def test_before_the_first_map_all_classes_are_where_the_session_is() -> None:
+    progress = Progress(MAX_RADIUS)
+    assert progress.phases(0, session="initial", n_classes=3) == ("initial",) * 3
+    assert progress.phases(0, session="waiting", n_classes=1) == ("waiting",)
+
+
+# ---- converged
+
+
+def test_it_is_converged_when_new_particles_are_explained_no_better() -> None:
+    session = Session()
+    for step in range(25):
+        session.update(12, evidence=100 * (1 - np.exp(-step / 5)))
+    assert not session.progress.converged
+    for _ in range(20):
+        session.update(12, evidence=100.0)
+    assert session.progress.converged
+    gain, error = session.progress.gain or (1.0, 1.0)
+    assert abs(gain) < 0.02
+    assert 0 < error < 0.02
+
+
+@pytest.mark.parametrize(
+    ("updates", "more"),
+    [
+        (19, {}),  # not two windows yet
+        (40, {"evidence": -1.0}),  # nothing but noise is explained
+        (40, {"scatter": 30.0}),  # too uncertain to say
+        (40, {"new_particles": 0}),  # replayed: not held out
+    ],
+)
+def test_it_is_not_called_converged_on_too_little(updates: int, more: dict[str, Any]) -> None:
+    session = Session()
+    for _ in range(updates):
+        session.update(12, **more)
+    assert not session.progress.converged
+
+
+def test_a_slow_gain_is_still_a_gain() -> None:
+    session = Session()
+    for step in range(40):
+        session.update(12, evidence=100 + 0.4 * step, scatter=0.5)
+    assert not session.progress.converged
+
+
+# ---- overlap
+
+
+def test_overlap_is_the_mass_that_others_have_of_a_class() -> None:
+    session = Session(2)
+    mass = np.array([[0.7, 0.3]] * 100 + [[0.1, 0.9]] * 200)
+    for _ in range(3):
+        session.update(9, 9, mass=mass)
+    assert np.allclose(session.progress.overlap, [[0.7, 0.3], [0.1, 0.9]])
+
+
+def test_classes_that_are_blurred_on_purpose_say_nothing() -> None:
+    session = Session(2)
+    session.update(9, 9, mass=np.full((300, 2), 0.5), annealing=True)
+    assert session.progress.overlap == ((0.0, 0.0), (0.0, 0.0))
+
+
+# ---- state
+
+
+def test_a_restored_progress_says_the_same() -> None:
+    session = Session(2)
+    for step in range(30):
+        session.update(12, 9 + step // 5)
+    again = Progress(MAX_RADIUS)
+    again.restore({name: array.copy() for name, array in session.progress.dump().items()})
+    assert again.gain == session.progress.gain
+    assert again.overlap == session.progress.overlap
+    session.progress = again
+    assert len(session.phases) == 2
