@@ -41,7 +41,7 @@ from reconstruct.learner import Learner
 from reconstruct.memory import plan_memory
 from reconstruct.noise import NoiseSpectra, noise_model_of, normalise
 from reconstruct.optimizer import optimizer_of
-from reconstruct.progress import Progress
+from reconstruct.progress import Progress, mean_transfer
 from reconstruct.residuals import RESIDUALS_EVERY, measure_residuals
 from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
@@ -339,6 +339,7 @@ class Engine:
                 presented=leader.presented,
                 new_particles=new,
                 evidence=evidence,
+                transfer=mean_transfer(batch, self.plane, self.backend),
                 annealing=leader.presented < 2 * self._schedule.cold_presented,
             )
             if self._noise.model.source == "residuals" and self._step % RESIDUALS_EVERY == 0:

@@ -28,6 +28,32 @@ dead_letter_app = typer.Typer(
     help="See what was refused and why; send it again.", no_args_is_help=True
 )
 app.add_typer(dead_letter_app, name="dead-letter")
+series_app = typer.Typer(help="All volumes of a session.", no_args_is_help=True)
+app.add_typer(series_app, name="series")
+
+
+@series_app.command("pack")
+def series_pack(
+    folder: Annotated[Path, typer.Argument(help="Output folder of a session.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="The archive; default: series.zip in the folder.")
+    ] = None,
+    half_maps: Annotated[
+        bool, typer.Option("--half-maps/--no-half-maps", help="Half-maps too.")
+    ] = True,
+) -> None:
+    """Pack every snapshot of a session into one ZIP file, numbered, with a table."""
+    from streamer.series_pack import pack_series
+
+    packed = pack_series(folder, to, half_maps="keep" if half_maps else "leave")
+    console, _ = consoles()
+    console.print(
+        f"{packed.path}: {packed.snapshots} snapshots, {packed.volumes} volumes, "
+        f"{packed.size_bytes / 2**20:.1f} MiB",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()

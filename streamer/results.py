@@ -141,6 +141,8 @@ def _write_particles(
     assignments = state.engine.assignments()
     known = assignments.particle_ids[assignments.class_index >= 0]
     unused = not np.isin(ids, known).all()
+    if not unused:  # what an earlier run may have left
+        (out / "particles_unused.star").unlink(missing_ok=True)
     used = write_star(
         out / "particles.star",
         table,
