@@ -46,7 +46,7 @@ from reconstruct.residuals import RESIDUALS_EVERY, measure_residuals
 from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
 from reconstruct.snapshot import class_snapshots, honest_resolution, tells_signal
-from reconstruct.store import Complex64, ParticleStore, ctf_parameters
+from reconstruct.store import ParticleStore, ctf_parameters
 from reconstruct.symmetry_course import SymmetryCourse
 from reconstruct.types import (
     Assignments,
@@ -115,6 +115,7 @@ class Engine:
             self.plane,
             box_angstrom=geometry.box_angstrom,
             budget_bytes=self.memory.store,
+            most=settings.store_particles,
         )
         self._optics: list[Optics] = []
         self._noise = NoiseSpectra(
@@ -176,13 +177,7 @@ class Engine:
             }
         )
         exact = self.settings.store_precision == "float32"  # and then there already
-        self._keep_on_device(spectra[: len(held)] if exact else held)
-
-    def _keep_on_device(self, spectra: Complex64) -> None:
-        """Keep the next rows there; with a bounded store the first ones only, which mostly stay."""
-        limit = self.settings.store_particles
-        room = len(spectra) if limit is None else max(0, limit - self._weigher.count)
-        self._weigher.append(spectra[:room])
+        self._weigher.append(spectra[: len(held)] if exact else held)
 
     def _group(self, optics: Optics) -> int:
         if optics not in self._optics:
@@ -307,19 +302,18 @@ class Engine:
         rows, half = rows[order], half[order]
         start = Start(**self._store.poses(rows)) if local else None
         result: LearnResult | None = None
-        evidence = 0.0
+        evidence, transfer = 0.0, np.zeros(0)
         with _BLAS.limit(limits=1, user_api="blas"):
             weighted: dict[int, WeightedBatch] = {}  # starts of a race mostly share a radius
             for learner in self._learners:
-                batch = weighted.get(learner.insert_radius)
-                if batch is None:
-                    batch = self._weighted(rows, learner.insert_radius)
-                    weighted[learner.insert_radius] = batch
+                radius = learner.insert_radius
+                if radius not in weighted:
+                    weighted[radius] = self._weighted(rows, radius)
                 remembered = window or memory_window(
                     self._course.trained, learner.presented, cold=cold, schedule=self._schedule
                 )
                 found = learner.learn(
-                    batch,
+                    weighted[radius],
                     half,
                     window=remembered,
                     cold=cold,
@@ -329,6 +323,7 @@ class Engine:
                 if learner is leader_before:
                     result = found
                     evidence = float(found.poses.evidence.mean())
+                    transfer = mean_transfer(weighted[radius], self.plane, self.backend)
         assert result is not None
         self._remember(rows, result)
         if not cold:
@@ -339,7 +334,7 @@ class Engine:
                 presented=leader.presented,
                 new_particles=new,
                 evidence=evidence,
-                transfer=mean_transfer(batch, self.plane, self.backend),
+                transfer=transfer,
                 annealing=leader.presented < 2 * self._schedule.cold_presented,
             )
             if self._noise.model.source == "residuals" and self._step % RESIDUALS_EVERY == 0:
@@ -481,7 +476,7 @@ class Engine:
         engine = cls(settings, geometry, device=device)
         for optics in unpack_optics(meta):
             engine._group(optics)
-        engine._keep_on_device(engine._store.append(rows))
+        engine._weigher.append(engine._store.append(rows))
         unpack_store(arrays, engine._store)
         engine._noise.restore(arrays)
         engine._progress.restore(arrays)

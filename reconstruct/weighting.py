@@ -39,6 +39,7 @@ class Weigher:
         *,
         box_angstrom: float,
         budget_bytes: int,
+        most: int | None = None,
         segment_bits: int = SEGMENT_BITS,
     ) -> None:
         self._backend = backend
@@ -48,7 +49,9 @@ class Weigher:
         self._bits = segment_bits
         self._segments: list[Any] = []  # device arrays (2**bits, coefficients) complex64
         segment_bytes = (8 * len(plane.kx)) << segment_bits
-        self._most_segments = budget_bytes // segment_bytes if backend.on_device else 0
+        self._room = (budget_bytes // segment_bytes) << segment_bits if backend.on_device else 0
+        if most is not None:  # of a bounded store the first rows, which mostly stay
+            self._room = min(self._room, most)
         self.count = 0  # particles whose spectra are kept on the device
         self._addresses: Any = None  # of the segments, on the device
         self._known = 0  # particles in the next two
@@ -59,7 +62,7 @@ class Weigher:
     def append(self, spectra: Complex64) -> None:
         """Keep the next rows of the store, from host or device, as far as there is room."""
         size = 1 << self._bits
-        done, room = 0, self._most_segments * size - self.count
+        done, room = 0, self._room - self.count
         while done < min(len(spectra), room):
             segment, place = divmod(self.count, size)
             if segment == len(self._segments):

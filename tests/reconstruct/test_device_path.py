@@ -121,15 +121,26 @@ def test_a_device_repeats_its_bits_and_agrees_with_the_cpu() -> None:
     assert np.corrcoef(volumes[0].ravel(), volumes[2].ravel())[0, 1] > 0.99
 
 
-@pytest.mark.parametrize("kept", [0, 1, 2, 100])
-def test_rows_come_from_the_device_or_else_from_the_host(host: Backend, kept: int) -> None:
+@pytest.mark.parametrize(
+    ("kept", "most"), [(0, None), (1, None), (2, None), (100, None), (100, 6), (1, 6)]
+)
+def test_rows_come_from_the_device_or_else_from_the_host(
+    host: Backend, kept: int, most: int | None
+) -> None:
     plane = make_half_plane(32, 8)
     segment_bits = 2
     budget = kept * (8 * len(plane.kx) << segment_bits)
     store = ParticleStore(len(plane.kx))
     rng = np.random.default_rng(0)
     weighers = [
-        Weigher(backend, plane, box_angstrom=160.0, budget_bytes=budget, segment_bits=segment_bits)
+        Weigher(
+            backend,
+            plane,
+            box_angstrom=160.0,
+            budget_bytes=budget,
+            most=most,
+            segment_bits=segment_bits,
+        )
         for backend in (host, cpu_backend())
     ]
     for count in (3, 1, 13):  # cuts that do not match the segments
@@ -143,7 +154,7 @@ def test_rows_come_from_the_device_or_else_from_the_host(host: Backend, kept: in
         store.append(rows)
         for weigher in weighers:
             weigher.append(rows["spectra"])
-    assert weighers[0].count == min(17, kept << segment_bits)
+    assert weighers[0].count == min(17, kept << segment_bits, most or 17)
     wanted = np.array([16, 0, 5, 4, 11, 3])
     optics = (Optics(300.0, 2.7, 0.1), Optics(200.0, 2.0, 0.07))
     variance = rng.uniform(0.5, 2.0, (2, 9))
