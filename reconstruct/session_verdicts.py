@@ -19,19 +19,26 @@ OVERLAPPING = 0.25
 LEAST_PARTICLES = 300
 
 
-def forecast_of(item: ClassSnapshot, box_angstrom: float) -> Forecast | None:
-    """What a class's half-maps say about more particles."""
+def forecast_of(item: ClassSnapshot, snapshot: Snapshot) -> Forecast | None:
+    """What a class's half-maps say about more particles, once its map is what they can give.
+
+    That is when its detail has come to an end, or every particle was presented twice: one pass
+    leaves a map that more training improves, not only more particles.
+    """
+    trained = snapshot.particles_presented >= 2 * snapshot.particles_seen
+    if item.phase != "final" and not trained:
+        return None
     return forecast(
         item.fsc,
         particles=float(item.particles),
-        box_angstrom=box_angstrom,
+        box_angstrom=snapshot.geometry.box_angstrom,
         resolution_angstrom=item.resolution_angstrom,
     )
 
 
-def enough_data(item: ClassSnapshot, box_angstrom: float) -> Verdict | None:
+def enough_data(item: ClassSnapshot, snapshot: Snapshot) -> Verdict | None:
     """Say whether more particles would help, and how many; or nothing."""
-    found = forecast_of(item, box_angstrom)
+    found = forecast_of(item, snapshot)
     if found is None:
         return None
     if found.limited_by == "settings":

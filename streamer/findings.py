@@ -77,7 +77,7 @@ def find(
         ]
         verdicts += [
             class_overlap(item.overlap, index, particles=[c.particles for c in snapshot.classes]),
-            enough_data(item, snapshot.geometry.box_angstrom),
+            enough_data(item, snapshot),
         ]
         if is_final and group == "C1":
             verdicts.append(

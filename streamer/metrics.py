@@ -254,7 +254,7 @@ class Metrics:
             self._coverage.labels(name).set(orientation_coverage(item.view_histogram))
             self._fourier.labels(name).set(fourier_coverage(item.view_histogram))
             self._set_resolution(index, item.resolution_angstrom)
-            self._show_class(index, item, snapshot.geometry.box_angstrom)
+            self._show_class(index, item, snapshot)
         self._converged.set(float(snapshot.converged))
         self._snapshots.inc()
         self._snapshot_at.set(self._clock())
@@ -305,14 +305,14 @@ class Metrics:
         else:
             self._resolution.labels(name, RESOLUTION_KIND).set(resolution_angstrom)
 
-    def _show_class(self, index: int, item: ClassSnapshot, box_angstrom: float) -> None:
+    def _show_class(self, index: int, item: ClassSnapshot, snapshot: Snapshot) -> None:
         """Show how far a class has come."""
         name = str(index + 1)
         for phase in get_args(Phase):
             self._class_phase.labels(name, phase).set(1.0 if phase == item.phase else 0.0)
         others = [share for other, share in enumerate(item.overlap) if other != index]
         self._overlap.labels(name).set(max(others, default=0.0))
-        found = forecast_of(item, box_angstrom)
+        found = forecast_of(item, snapshot)
         if found is None or not found.needs:
             self._forget(self._needed, name)
         else:

@@ -21,12 +21,12 @@ def item(particles: int, fsc: np.ndarray) -> ClassSnapshot:
 
 
 def snapshot(**more: object) -> Snapshot:
-    whole = Snapshot(1, "final", 9000, 9000, Geometry(64, 5.0), (item(3000, half_maps(3000)),))
+    whole = Snapshot(1, "final", 9000, 18_000, Geometry(64, 5.0), (item(3000, half_maps(3000)),))
     return replace(whole, **more)
 
 
 def test_how_many_particles_the_next_detail_needs_is_said_with_its_uncertainty() -> None:
-    found = enough_data(item(3000, half_maps(3000, scatter=0.005)), EDGE)
+    found = enough_data(item(3000, half_maps(3000, scatter=0.005)), snapshot())
     assert found is not None
     assert found.kind == "enough_data"
     assert found.message.startswith("3000 particles give ")
@@ -36,14 +36,24 @@ def test_how_many_particles_the_next_detail_needs_is_said_with_its_uncertainty()
 
 
 def test_that_the_settings_are_the_limit_is_said_with_the_remedy() -> None:
-    found = enough_data(item(5000, half_maps(1e6, b=0.005)), EDGE)
+    found = enough_data(item(5000, half_maps(1e6, b=0.005)), snapshot())
     assert found is not None
     assert "max_resolution_angstrom" in found.message
 
 
 def test_nothing_is_forecast_for_a_map_that_is_not_known() -> None:
-    assert enough_data(replace(item(3000, half_maps(3000)), resolution_angstrom=None), EDGE) is None
-    assert enough_data(item(500, half_maps(500)), EDGE) is None
+    assert (
+        enough_data(replace(item(3000, half_maps(3000)), resolution_angstrom=None), snapshot())
+        is None
+    )
+    assert enough_data(item(500, half_maps(500)), snapshot()) is None
+
+
+def test_a_map_that_training_still_improves_gets_no_forecast() -> None:
+    known = item(3000, half_maps(3000))
+    once = snapshot(particles_presented=12_000)
+    assert enough_data(known, once) is None
+    assert enough_data(replace(known, phase="final"), once) is not None
 
 
 def test_classes_that_share_their_particles_overlap() -> None:

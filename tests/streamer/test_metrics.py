@@ -268,13 +268,13 @@ def test_a_snapshot_shows_how_far_each_class_has_come_and_forgets_what_is_not_kn
         fsc=ratio / (1 + ratio),
         resolution_angstrom=320 / 14.3,
         particles=3000,
-        phase="intermediate",
+        phase="final",
         overlap=(0.7, 0.3),
     )
     geometry = Geometry(64, 5.0)
     metrics.snapshot(replace(shown, classes=(item, item), geometry=geometry, converged=True))
-    assert value(metrics, "class_phase", class_="1", phase="intermediate") == 1
-    assert value(metrics, "class_phase", class_="1", phase="final") == 0
+    assert value(metrics, "class_phase", class_="1", phase="final") == 1
+    assert value(metrics, "class_phase", class_="1", phase="intermediate") == 0
     assert value(metrics, "class_overlap_ratio", class_="1") == pytest.approx(0.3)
     assert value(metrics, "class_particles_needed", class_="1") > 3000
     assert value(metrics, "converged") == 1
