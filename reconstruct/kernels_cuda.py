@@ -9,7 +9,7 @@ on sources compiled for the host.
 from __future__ import annotations
 
 import math
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -75,8 +75,8 @@ UNITS = 2
 GROUP = 4
 SELECT_ROOM = 1024
 UNIT_SHIFTS = 16
-BLOCKS = 1056  # of the coarse pass: four rounds of two to a multiprocessor of an H100 or H200
-FEWEST_TILES = 32  # for a block of the coarse pass, so that its left factor is worth making
+MULTIPROCESSORS = 132  # of an H100 or H200; each takes one block of the coarse pass at a time
+LEFT_TILES = 12  # what a block's left factor costs to make, in tiles
 
 
 def source() -> str:
@@ -182,13 +182,13 @@ class CudaKernels:
         tiles = padded // TILE
         per_block = COARSE_THREADS // WARP * UNITS
         columns = sum(-(-rows * units // per_block) for rows in (first, b - first))
-        parts = min(-(-BLOCKS // max(columns, 1)), classes * tiles // FEWEST_TILES)
+        parts = _coarse_parts(columns, classes * tiles)
         arguments = (
             a_re, a_im, c2, np.int32(c2.shape[1]), phases, np.int32(t), np.int32(n), np.int32(b),
             np.int32(first), np.int32(classes), np.int32(tiles), fragments, maxima,
         )  # fmt: skip
         shared_bytes = 2 * GROUP * MOST_STEPS * WARP * 8
-        grid = (columns, max(1, parts))
+        grid = (columns, parts)
         self._launch("coarse_maxima", grid, COARSE_THREADS, arguments, shared_bytes)
 
     def choose_cells(
@@ -433,6 +433,17 @@ def _table_length(n: int) -> int:
     can lie between n and the disc that its largest k spans.
     """
     return math.ceil(math.sqrt(2 * n / math.pi)) + 3
+
+
+@lru_cache(maxsize=256)
+def _coarse_parts(columns: int, tiles: int) -> int:
+    """Into how many parts to cut the tiles, so that ``columns`` of blocks fill whole rounds."""
+
+    def cost(parts: int) -> float:
+        rounds = -(-columns * parts // MULTIPROCESSORS)
+        return rounds * (-(-tiles // parts) + LEFT_TILES)
+
+    return min(range(1, tiles + 1), key=cost)
 
 
 def _steps(n: int) -> int:

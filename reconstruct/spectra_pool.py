@@ -89,4 +89,4 @@ class SpectraPool:
 
     @staticmethod
     def _unpacked(numbers: npt.NDArray[Any]) -> Complex64:
-        return numbers.astype(np.float32).view(np.complex64)
+        return numbers.astype(np.float32, copy=False).view(np.complex64)

@@ -12,7 +12,7 @@
 #define MOST_STEPS 13  // 104 pairs, n + n / 2 of them: n = 69 coefficients, so radius 6
 #define UNITS 2        // rows of 16 shifts that a warp works on
 #define TILE 8         // rotations that it scores at a time
-#define GROUP 4        // tiles that are brought to shared memory at a time
+#define GROUP 4        // tiles that are brought to shared memory at a time: 32 lanes / 4 / UNITS
 
 __device__ __forceinline__ unsigned bfloat_pair(float low, float high) {
 #ifdef __CUDA_ARCH__
@@ -125,12 +125,26 @@ __device__ __forceinline__ unsigned left_pair(const float* a_re, const float* a_
     return bfloat_pair(j < n ? c2[j] : 0.0f, j + 1 < n ? c2[j + 1] : 0.0f);
 }
 
+// Lanes 4 apart hold other shifts of the same columns. In each of three rounds a lane hands half of
+// its values over and takes the maximum with the other half: at the end it has the two columns of one
+// tile and unit.
+template <int HALF>
+__device__ __forceinline__ void hand_over(float* best, int lane, int gap) {
+    bool upper = lane & gap;
+#pragma unroll
+    for (int e = 0; e < HALF; ++e) {
+        float given = upper ? best[e] : best[e + HALF];
+        float kept = upper ? best[e + HALF] : best[e];
+        best[e] = fmaxf(kept, __shfl_xor_sync(FULL, given, gap));
+    }
+}
+
 // Grid: (blocks of units, parts of the tiles). A unit is one particle and 16 of its t shifts; units of
 // particles before ``first`` are scored against the classes of set 0, others against those of set 1,
 // and no block has both. maxima (units, classes, 8 tiles): best score over the unit's shifts.
 // All warps of a block take the right factor from shared memory: 2 GROUP tiles, one half filled while
 // the other is used.
-extern "C" __global__ void __launch_bounds__(256, 2)
+extern "C" __global__ void __launch_bounds__(256, 1)
     coarse_maxima(const float* a_re, const float* a_im, const float* c2, int stride,
                   const float2* phases, int t, int n, int particles, int first, int classes,
                   int tiles, const uint4* fragments, float* maxima) {
@@ -179,26 +193,33 @@ extern "C" __global__ void __launch_bounds__(256, 2)
         wait_for_fetches();
         __syncthreads();
         const uint2* b = (const uint2*)(room + used * group_pieces) + lane;
-        for (int m = 0; m < min(GROUP, last - tile); ++m, b += MOST_STEPS * WARP) {
-            float c[UNITS][4] = {};
+        float best[GROUP * UNITS * 2];  // tile by tile, unit by unit: even and odd column
+#pragma unroll
+        for (int m = 0; m < GROUP; m += 2) {  // two tiles at once keep the tensor cores busy
+            float c[2][UNITS][4] = {};
 #pragma unroll
             for (int step = 0; step < MOST_STEPS; ++step) {
-                uint2 right = b[step * WARP];
 #pragma unroll
-                for (int u = 0; u < UNITS; ++u) tensor_product(c[u], a[u][step], right);
+                for (int d = 0; d < 2; ++d) {
+                    uint2 right = b[((m + d) * MOST_STEPS + step) * WARP];
+#pragma unroll
+                    for (int u = 0; u < UNITS; ++u) tensor_product(c[d][u], a[u][step], right);
+                }
             }
 #pragma unroll
-            for (int u = 0; u < UNITS; ++u) {
-                float even = fmaxf(c[u][0], c[u][2]), odd = fmaxf(c[u][1], c[u][3]);
-                for (int gap = 4; gap < WARP; gap *= 2) {
-                    even = fmaxf(even, __shfl_xor_sync(FULL, even, gap));
-                    odd = fmaxf(odd, __shfl_xor_sync(FULL, odd, gap));
-                }
-                if (lane < 4 && begin + u < end)
-                    ((float2*)maxima)[((size_t)(begin + u) * all + tile + m) * (TILE / 2) + lane] =
-                        make_float2(even, odd);
+            for (int e = 0; e < 2 * UNITS; ++e) {
+                const float* sums = c[e / UNITS][e % UNITS];
+                best[2 * (m * UNITS + e)] = fmaxf(sums[0], sums[2]);
+                best[2 * (m * UNITS + e) + 1] = fmaxf(sums[1], sums[3]);
             }
         }
+        hand_over<8>(best, lane, 16);
+        hand_over<4>(best, lane, 8);
+        hand_over<2>(best, lane, 4);
+        int unit = begin + lane / 4 % UNITS, at = tile + lane / 4 / UNITS;
+        if (unit < end && at < last)
+            ((float2*)maxima)[((size_t)unit * all + at) * (TILE / 2) + lane % 4] =
+                make_float2(best[0], best[1]);
         __syncthreads();
     }
 }
