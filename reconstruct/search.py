@@ -422,4 +422,5 @@ def local_start(
     for column in (start.rotation_id, start.shift_id, start.score):
         column[:, 0] = 0
     start.count[:] = 1
+    start.evidence[:] = 0
     return start

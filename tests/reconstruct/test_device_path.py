@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from reconstruct.store import ParticleStore
 from reconstruct.types import EngineSettings, Geometry, Optics, ParticleImages
 from reconstruct.update import MapGrid
 from reconstruct.weighting import Weigher
+from tests.reconstruct import strict_arrays
 from tests.reconstruct.cuda_host import HostLauncher, host_backend
 
 MAP_CORRELATION = 0.99999  # after three updates; float32 sums in another order
@@ -82,6 +84,28 @@ def test_the_engine_through_cuda_text_agrees_with_the_cpu(host: Backend) -> None
     )
     turned = np.degrees(angle_between(found.rotations.astype(float), known.rotations.astype(float)))
     assert np.median(turned) < SAME_POSE_DEGREES
+
+
+def test_random_poses_carry_no_evidence(host: Backend) -> None:
+    poisoned = _Poisoned()
+    engine = Engine(SETTINGS, GEOMETRY, device=replace(host, xp=poisoned))
+    engine.add(particles(24))
+    report = engine.step()
+    assert report.evidence_per_particle == 0
+    assert np.all(np.isfinite(engine.snapshot().classes[0].volume))
+
+
+class _Poisoned:
+    """The host's stand-in for a device, whose fresh memory holds NaN."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(strict_arrays.xp, name)
+
+    @staticmethod
+    def empty(shape: Any, dtype: Any) -> Any:
+        values = strict_arrays.xp.empty(shape, dtype)
+        values.view(np.uint8).fill(0xFF)
+        return values
 
 
 def test_split_references_masks_and_symmetry_stay_on_the_device(host: Backend) -> None:
