@@ -126,6 +126,7 @@ def reference_cubes(
     join: int,
     fsc: Sequence[Float64],
     radii: Float64,
+    cut: npt.NDArray[np.bool_],
     backend: Backend,
 ) -> Any:
     """Cubes (sets K, g, g, g, 2) that particles are scored against.
@@ -140,6 +141,8 @@ def reference_cubes(
         Per class, at least ``radius + 1`` shells.
     radii
         (K,) of the masks, pixels.
+    cut
+        (K,) whether negative density is cut away.
     """
     xp = backend.xp
     _, classes, g, _, depth, _ = cropped.shape
@@ -157,6 +160,8 @@ def reference_cubes(
     maps = _windowed(
         spectra, grid, radii=radii, edge=grid.mask_edge_pixels, power=2, backend=backend
     )
+    for number in np.flatnonzero(np.tile(cut, sets)):
+        xp.maximum(maps[number], 0, out=maps[number])
     cubes = xp.empty((sets * classes, g, g, g, 2), np.float32)
     backend.kernels.gather_cubes(backend.transforms.forward(maps), cubes)
     return cubes

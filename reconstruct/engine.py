@@ -41,6 +41,7 @@ from reconstruct.learner import Learner
 from reconstruct.memory import plan_memory
 from reconstruct.noise import NoiseSpectra, noise_model_of, normalise
 from reconstruct.optimizer import optimizer_of
+from reconstruct.positivity import Positivity
 from reconstruct.progress import Progress, mean_transfer
 from reconstruct.residuals import RESIDUALS_EVERY, measure_residuals
 from reconstruct.schedule import memory_window
@@ -141,6 +142,8 @@ class Engine:
             schedule=self._schedule,
             class_similarity=self.settings.class_similarity,
             initial_ess_fraction=self.settings.initial_ess_fraction,
+            positivity=Positivity(self.settings.nonnegativity),
+            centring=self.settings.centring,
             optimizer=optimizer_of(self.settings),
             backend=self.backend,
         )

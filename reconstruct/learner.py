@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct import device_maps
+from reconstruct import device_maps, host_maps
 from reconstruct.annealing import annealed, temperature_for
 from reconstruct.backend import Backend, cpu_backend
+from reconstruct.centring import centred
 from reconstruct.classes import similarity_at
 from reconstruct.extent import particle_radius_pixels
 from reconstruct.fourier import HalfPlane
 from reconstruct.learned import LearnResult, Start, first_half, learned
 from reconstruct.optimizer import Optimizer, gradient_step
+from reconstruct.positivity import Positivity
 from reconstruct.rotations import random_rotations
 from reconstruct.schedule import Schedule, ShellGrowth, grow_radius, mask_fits, search_cuts
 from reconstruct.search import (
@@ -38,14 +40,12 @@ from reconstruct.search import (
 )
 from reconstruct.search_device import search_on_device
 from reconstruct.symmetry import parse_group, symmetrise_statistics
+from reconstruct.types import Centring
 from reconstruct.update import (
     MapGrid,
     at_reach,
     box_volume,
-    half_map_fsc,
-    join_low_frequencies,
     quotient,
-    reference_cube,
     symmetric_plane,
 )
 
@@ -56,6 +56,8 @@ Float64 = npt.NDArray[np.float64]
 
 FSC_FRACTION = 0.9  # signal share assumed while the half maps are compared with each other
 NARROWEST_MASK = 0.15  # of the box, as a radius
+_PLAIN = ("presented", "updates", "evidence", "split", "group", "temperature")
+_ARRAYS = ("class_share", "mass", "mask_radius")
 FSC_EVERY = 3  # updates between half-map comparisons while the radius cannot grow anyway
 
 
@@ -84,6 +86,8 @@ class Learner:
     cubes: Float32 | None = None  # references (K or 2 K, g, g, g, 2), of all or of each half-set
     group: str = "C1"  # symmetry that maps are averaged over
     split: bool = False  # whether the half-sets have references of their own
+    positivity: Positivity = field(default_factory=Positivity)
+    centring: Centring = "off"
     optimizer: Optimizer = field(default_factory=Optimizer)
     temperature: float = 1.0  # of the pose posterior in the last update
     velocity: Float32 | None = None  # last step of gradient descent with momentum
@@ -136,15 +140,18 @@ class Learner:
         self.split = True
         self.growth = ShellGrowth(min(radius, self.max_radius), self.presented)
         reach = self.grid.reach(self.insert_radius)
-        if reach < (self.statistics.shape[2] - 1) // 2:
+        if reach != (self.statistics.shape[2] - 1) // 2:
             self.statistics = at_reach(self.statistics, reach, self.backend)
-        self._reserve(self.insert_radius)
         self.fsc = self.compare_halves()
         self._make_cubes()
 
     def _fit_masks(self, workers: Executor) -> None:
         """Close each class's mask in on its particle, never wider than the session's."""
-        volumes = self._box_volumes(workers)
+        volumes = list(self._box_volumes(workers))
+        if self.centring == "on" and not self.split:
+            self.statistics = centred(
+                self.statistics, volumes, padded=self.grid.padded, backend=self.backend
+            )
         for k, radius in enumerate(workers.map(particle_radius_pixels, volumes)):
             self.mask_radius[k] = np.clip(
                 radius, NARROWEST_MASK * self.grid.box, self.grid.mask_radius_pixels
@@ -206,15 +213,16 @@ class Learner:
             Known poses for a local search; None searches everywhere.
         """
         began = self.clock()
-        rng = self._rng()
         first = first_half(half)
-        poses = self._search(batch, first, rng, cold=cold, workers=workers, start=start)
+        poses = self._search(batch, first, self._rng(), cold=cold, workers=workers, start=start)
         share = self.initial_ess_fraction if cold else 0.0
         share = annealed(share, self.presented, cold_presented=self.schedule.cold_presented)
         self.temperature = temperature_for(poses, share, self.backend)
         weights, found = learned(
             poses, self.n_classes, self._similarity, self.backend, temperature=self.temperature
         )
+        if self.positivity.due(self.updates, cold=cold):
+            self._judge_cut(batch, first, found, workers)
         searched = self.clock()
         self._accumulate(batch, first, poses, weights, found.class_mass, window, workers)
         inserted = self.clock()
@@ -232,6 +240,21 @@ class Learner:
             "reconstruct": done - inserted,
         }
         return replace(found, stage_seconds=stages)
+
+    def _judge_cut(
+        self, batch: WeightedBatch, first: int, found: LearnResult, workers: Executor
+    ) -> None:
+        """Score particles that were not learned from yet with and without the cut at 0."""
+        best = found.poses
+        start = Start(best.rotation[:, 0], best.shift[:, 0], best.class_index[:, 0])
+
+        def evidence() -> Float32:
+            self._make_cubes()
+            rng = self._rng()
+            poses = self._search(batch, first, rng, cold=False, workers=workers, start=start)
+            return self.backend.asnumpy(poses.evidence)
+
+        self.positivity.judge(evidence, start.class_index, self.n_classes)
 
     def adopt(
         self,
@@ -386,24 +409,17 @@ class Learner:
                 join=self.schedule.join_radius,
                 fsc=self.fsc,
                 radii=self.mask_radius,
+                cut=self.positivity.flags(self.n_classes),
                 backend=self.backend,
             )
             return
-        self.cubes = np.stack(
-            [
-                reference_cube(self._reference(k, halves), self.class_grid(k))
-                for halves in ((0, 1), (0,), (1,))[sets - 1 : 2 * sets - 1]
-                for k in range(self.n_classes)
-            ]
+        self.cubes = host_maps.reference_cubes(
+            lambda k, halves: self.map_spectrum(k, self.fsc[k], radius=self.radius, halves=halves),
+            [self.class_grid(k) for k in range(self.n_classes)],
+            sets=sets,
+            join=self.schedule.join_radius,
+            cut=self.positivity.flags(self.n_classes),
         )
-
-    def _reference(self, k: int, halves: tuple[int, ...]) -> npt.NDArray[np.complex64]:
-        """Map that particles are scored against: of one half-set, joined at low resolution."""
-        own = self.map_spectrum(k, self.fsc[k], radius=self.radius, halves=halves)
-        if len(halves) == 2:
-            return own
-        both = self.map_spectrum(k, self.fsc[k], radius=self.radius)
-        return join_low_frequencies(own, both, self.grid, self.schedule.join_radius)
 
     def compare_halves(self) -> list[Float64]:
         """Half-map FSC of each class, (max_radius + 1,), 0 beyond what particles entered."""
@@ -419,12 +435,12 @@ class Learner:
                 backend=self.backend,
             )
             return list(curves)
-        fraction = np.full(radius + 1, FSC_FRACTION)
-        for k, curve in enumerate(curves):
-            first, second = (
-                quotient(self._crop(k, (h,), radius), self.grid, radius, fraction) for h in (0, 1)
-            )
-            curve[: radius + 1] = half_map_fsc(first, second, self.class_grid(k), radius)
+        curves[:, : radius + 1] = host_maps.compare_halves(
+            lambda k, h: self._crop(k, (h,), radius),
+            [self.class_grid(k) for k in range(self.n_classes)],
+            radius=radius,
+            fraction=FSC_FRACTION,
+        )
         return list(curves)
 
     def _device_crops(self, radius: int) -> Any:
@@ -454,20 +470,14 @@ class Learner:
             "seed": list(self.seed),
             "radius": self.radius,
             "presented_at_growth": self.growth.presented_at_growth,
-            "presented": self.presented,
-            "updates": self.updates,
-            "evidence": self.evidence,
             "started": self.cubes is not None,
-            "split": self.split,
-            "group": self.group,
-            "temperature": self.temperature,
+            "cut": self.positivity.dump(),
+            **{name: getattr(self, name) for name in _PLAIN},
         }
         arrays: dict[str, npt.NDArray[np.generic]] = {
             "statistics": self.backend.asnumpy(self.statistics).copy(),  # learning adds in place
-            "class_share": self.class_share,
-            "mass": self.mass,
-            "mask_radius": self.mask_radius.copy(),
             "fsc": np.stack(self.fsc),
+            **{name: getattr(self, name).copy() for name in _ARRAYS},
         }
         if self.velocity is not None:
             arrays["velocity"] = self.backend.asnumpy(self.velocity).copy()
@@ -476,19 +486,15 @@ class Learner:
     def restore(self, meta: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
         """Take over a state that ``dump`` returned."""
         self.growth = ShellGrowth(int(meta["radius"]), float(meta["presented_at_growth"]))
-        self.presented = float(meta["presented"])
-        self.updates = int(meta["updates"])
-        self.evidence = float(meta["evidence"])
+        for name in _PLAIN:
+            setattr(self, name, meta.get(name, getattr(self, name)))
+        for name in _ARRAYS:
+            setattr(self, name, np.array(arrays[name], np.float64))
+        self.positivity.restore(meta)
         self.statistics = self.backend.asarray(np.array(arrays["statistics"], np.float32))
         moving = arrays.get("velocity")
         self.velocity = None if moving is None else self.backend.asarray(np.array(moving))
-        self.class_share = np.asarray(arrays["class_share"], dtype=np.float64).copy()
-        self.mass = np.asarray(arrays["mass"], dtype=np.float64).copy()
-        self.mask_radius = np.asarray(arrays["mask_radius"], dtype=np.float64).copy()
         self.fsc = [np.array(row, dtype=np.float64) for row in arrays["fsc"]]
-        self.split = bool(meta["split"])
-        self.group = str(meta["group"])
-        self.temperature = float(meta.get("temperature", 1.0))
         self.cubes = None
         if meta["started"]:
             self._make_cubes()

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 __all__ = [
     "Assignments",
+    "Centring",
     "ClassSnapshot",
     "EngineEvent",
     "EngineSettings",
@@ -28,6 +29,7 @@ __all__ = [
     "IntArray",
     "NoiseKind",
     "NoiseSource",
+    "Nonnegativity",
     "Optics",
     "OptimizerName",
     "ParticleImages",
@@ -39,8 +41,10 @@ __all__ = [
 
 FloatArray = npt.NDArray[np.floating]
 IntArray = npt.NDArray[np.integer]
+Centring = Literal["on", "off"]
 NoiseKind = Literal["coloured", "white"]
 NoiseSource = Literal["outside", "residuals"]
+Nonnegativity = Literal["auto", "on", "off"]
 OptimizerName = Literal["em", "sgd"]
 StorePrecision = Literal["float32", "float16"]
 Phase = Literal["waiting", "initial", "intermediate", "final"]
@@ -115,6 +119,8 @@ class EngineSettings:
     optimizer: OptimizerName = "em"
     learning_rate: float = 0.4  # sgd: of the first 100 updates, falling after them
     momentum: float = 0.0  # sgd: share of the last step that is taken again
+    nonnegativity: Nonnegativity = "off"  # of the maps that particles are scored against
+    centring: Centring = "off"  # of maps, while they are being found
     noise_model: NoiseKind = "coloured"
     noise_source: NoiseSource = "outside"
     noise_prior_weight: float = 50.0  # images' worth of all groups' mean in each group's spectrum
@@ -175,8 +181,10 @@ class EngineSettings:
 
 
 _CHOICES: Mapping[str, object] = {
+    "centring": Centring,
     "noise_model": NoiseKind,
     "noise_source": NoiseSource,
+    "nonnegativity": Nonnegativity,
     "optimizer": OptimizerName,
     "store_precision": StorePrecision,
 }

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -177,20 +178,27 @@ def _to_half(real: Float32, reach: int) -> Complex64:
     return half
 
 
-def _windowed(half: Complex64, grid: MapGrid, gridding_power: int) -> Complex64:
+def _windowed(
+    half: Complex64, grid: MapGrid, gridding_power: int, negative: Literal["keep", "cut"] = "keep"
+) -> Complex64:
     reach = half.shape[2] - 1
     size = transform_size(reach)
     real = _to_real(half, size)
     real *= _window(size, grid, gridding_power)
+    if negative == "cut":
+        np.maximum(real, 0, out=real)
     return _to_half(real, reach)
 
 
-def reference_cube(half: Complex64, grid: MapGrid) -> Float32:
+def reference_cube(
+    half: Complex64, grid: MapGrid, *, negative: Literal["keep", "cut"] = "keep"
+) -> Float32:
     """Window a map and prepare it for slicing: (g, g, g, 2) float32.
 
     Corrected for gridding twice: for the insertion that made it and the slices to come.
+    ``negative`` density may be cut away.
     """
-    full = full_from_half(_windowed(half, grid, 2))
+    full = full_from_half(_windowed(half, grid, 2, negative))
     return full.view(np.float32).reshape(*full.shape, 2)
 
 

@@ -1,0 +1,77 @@
+"""From statistics to references and FSC on the CPU, map by map; ``device_maps`` is its twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from reconstruct.update import (
+    MapGrid,
+    half_map_fsc,
+    join_low_frequencies,
+    quotient,
+    reference_cube,
+)
+
+__all__ = ["compare_halves", "reference_cubes"]
+
+Complex64 = npt.NDArray[np.complex64]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
+
+
+def reference_cubes(
+    spectrum: Callable[[int, tuple[int, ...]], Complex64],
+    grids: Sequence[MapGrid],
+    *,
+    sets: int,
+    join: int,
+    cut: npt.NDArray[np.bool_],
+) -> Float32:
+    """Cubes (sets K, g, g, g, 2) that particles are scored against.
+
+    Parameters
+    ----------
+    spectrum
+        Gives the map of a class made of some half-sets.
+    grids
+        Sampling of each class, with its own mask.
+    sets
+        1: every map is of both half-sets; 2: of each, from shell ``join`` on.
+    cut
+        (K,) whether negative density is cut away.
+    """
+    cubes = []
+    for halves in ((0, 1), (0,), (1,))[sets - 1 : 2 * sets - 1]:
+        for k, grid in enumerate(grids):
+            own = spectrum(k, halves)
+            if sets == 2:
+                own = join_low_frequencies(own, spectrum(k, (0, 1)), grid, join)
+            cubes.append(reference_cube(own, grid, negative="cut" if cut[k] else "keep"))
+    return np.stack(cubes)
+
+
+def compare_halves(
+    crop: Callable[[int, int], Float32],
+    grids: Sequence[MapGrid],
+    *,
+    radius: int,
+    fraction: float,
+) -> Float64:
+    """Half-map FSC (K, radius + 1) within each class's mask.
+
+    Parameters
+    ----------
+    crop
+        Gives the statistics of a class and half-set up to ``radius``.
+    fraction
+        Share of signal that is assumed in every shell.
+    """
+    assumed = np.full(radius + 1, fraction)
+    curves = np.zeros((len(grids), radius + 1))
+    for k, grid in enumerate(grids):
+        first, second = (quotient(crop(k, h), grid, radius, assumed) for h in (0, 1))
+        curves[k] = half_map_fsc(first, second, grid, radius)
+    return curves
