@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from reconstruct.engine import Engine
 from streamer.arrayfile import ArrayFileError, read_arrays, write_arrays
 from streamer.checkpoint import CheckpointStore
 from streamer.errors import CheckpointError
+from tests.reconstruct.small_sets import GEOMETRY, rows
+from tests.reconstruct.test_engine import BOUNDED, differing, particles, run
 
 
 def _rows(total: int):
@@ -138,3 +142,40 @@ def test_a_column_may_end_before_the_others_where_that_is_said(tmp_path: Path) -
     assert len(found.rows["names"]) == 31
     with pytest.raises(ValueError, match="expected 10 rows"):
         store.save({}, {}, rows=40, rows_from=_capped_rows(40, 7))
+
+
+def test_an_engine_with_a_bounded_store_survives_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Saved after every few updates, small segments being merged, and loaded each time."""
+    monkeypatch.setattr("reconstruct.store.RECENT", 20)
+    settings = replace(BOUNDED, store_precision="float16")
+    whole = run(settings, particles()).engine
+    engine, disk = Engine(settings, GEOMETRY), CheckpointStore(tmp_path)
+
+    def next_life(engine: Engine) -> Engine:
+        meta, arrays = engine.dump()
+        disk.save(
+            meta,
+            arrays,
+            rows=engine.particles_stored,
+            rows_from=engine.dump_store,
+            capped=("spectra",),
+        )
+        found = CheckpointStore(tmp_path).load()
+        assert found is not None
+        return Engine.load(settings, GEOMETRY, found.meta, found.arrays, found.rows)
+
+    for start in range(0, len(particles()), 40):
+        engine.add(rows(particles(), slice(start, start + 40)))
+        while engine.ready:
+            engine.step()
+        engine = next_life(engine)
+    for number, _ in enumerate(engine.finish()):
+        if number == 2:
+            break
+    engine = next_life(engine)
+    list(engine.finish())
+    assert differing(engine, whole) == []
+    on_disk = sum(path.stat().st_size for path in tmp_path.glob("rows-*"))
+    assert on_disk < 130 * 8 * len(engine.plane.kx) + 400 * len(particles())
