@@ -129,7 +129,7 @@ def reference_cubes(
     cut: npt.NDArray[np.bool_],
     backend: Backend,
 ) -> Any:
-    """Cubes (sets K, g, g, g, 2) that particles are scored against.
+    """Cubes (sets K, g, g, g, 4) that particles are scored against: values, and the next along x.
 
     Parameters
     ----------
@@ -162,7 +162,7 @@ def reference_cubes(
     )
     for number in np.flatnonzero(np.tile(cut, sets)):
         xp.maximum(maps[number], 0, out=maps[number])
-    cubes = xp.empty((sets * classes, g, g, g, 2), np.float32)
+    cubes = xp.empty((sets * classes, g, g, g, 4), np.float32)
     backend.kernels.gather_cubes(backend.transforms.forward(maps), cubes)
     return cubes
 

@@ -144,7 +144,7 @@ class CudaKernels:
         self, cubes: Any, base: Any, turn: Any, kx: Any, ky: Any, scale: float,
         rotations: Any, slices: Any, fragments: Any,
     ) -> None:  # fmt: skip
-        """Slices of cubes (m, g, g, g, 2) at turned base rotations, plain and for tensor cores.
+        """Slices of cubes (m, g, g, g, 4) at turned base rotations, plain and for tensor cores.
 
         Parameters
         ----------
@@ -230,6 +230,7 @@ class CudaKernels:
     ) -> None:  # fmt: skip
         """Split every cell into 8 rotations x 4 shifts, score them, keep the best.
 
+        In ``cubes`` (m, g, g, g, 4) each value is followed by its neighbour along x.
         Particles from ``first`` on are scored against the second half of ``cubes``; as a rule
         there is none.
         """
@@ -392,7 +393,7 @@ class CudaKernels:
         self._over("window_maps", size**3, count, arguments)
 
     def gather_cubes(self, spectra: Any, cubes: Any) -> None:
-        """Spectra to Friedel-complete centred cubes (maps, g, g, g, 2)."""
+        """Spectra to Friedel-complete centred cubes (maps, g, g, g, 4), neighbours paired."""
         count, g = cubes.shape[:2]
         arguments = (spectra, np.int32(spectra.shape[1]), np.int32((g - 1) // 2), cubes)
         self._over("gather_cubes", g**3, count, arguments)

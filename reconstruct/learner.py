@@ -83,7 +83,7 @@ class Learner:
     mask_radius: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) pixels
     evidence: float = 0.0  # running mean per particle, nats
     statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 2, 3), np.float32))
-    cubes: Float32 | None = None  # references (K or 2 K, g, g, g, 2), of all or of each half-set
+    cubes: Float32 | None = None  # references (K or 2 K, g, g, g, ..), of all or of each half-set
     group: str = "C1"  # symmetry that maps are averaged over
     split: bool = False  # whether the half-sets have references of their own
     positivity: Positivity = field(default_factory=Positivity)

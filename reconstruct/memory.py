@@ -88,8 +88,8 @@ def memory_need(
     more = {"em": 0, "sgd": sums * final + (2 * sums // 3 * final if settings.momentum else 0)}
     return MemoryNeed(
         statistics=sums * max(final, starts * racing) + more[settings.optimizer],
-        # the old references live until the new ones are made
-        references=2 * classes * COMPLEX_BYTES * max(2 * edge**3, starts * race_edge**3),
+        # neighbours are paired; the old references live until the new ones are made
+        references=2 * classes * 2 * COMPLEX_BYTES * max(2 * edge**3, starts * race_edge**3),
         # sums of the back-projection; crops, then spectra, maps and spectra again; one whole map
         update=2 * classes * (3 * (SUM_BYTES + FLOAT_BYTES) * final + 3 * FLOAT_BYTES * transform)
         + 3 * FLOAT_BYTES * grid.padded**3,

@@ -50,7 +50,7 @@ def search_on_device(
     Parameters
     ----------
     cubes
-        (K or 2 K, g, g, g, 2), of all particles or of the two half-sets.
+        (K or 2 K, g, g, g, 4), of all particles or of the two half-sets (``device_maps``).
     first
         Particles of the first half-set, which come first; all of them where cubes are K.
     group

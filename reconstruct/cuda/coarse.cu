@@ -63,7 +63,7 @@ __device__ __forceinline__ void wait_for_fetches() {
 // Grid: (ceil(r / 8), sets). Turns the base grid, samples each set's cube at eight rotations.
 // rotations (r, 9), slices (sets, r, n), fragments (sets, tiles, MOST_STEPS, 32) in the order in
 // which the lanes of a warp take the right factor. Shared memory: 8 n float2.
-extern "C" __global__ void coarse_slices(const float2* cubes, int edge, const float* base,
+extern "C" __global__ void coarse_slices(const float4* cubes, int edge, const float* base,
                                          const float* turn, const float* kx, const float* ky, int n,
                                          int r, float scale, float* rotations, float2* slices,
                                          uint2* fragments) {
@@ -80,7 +80,7 @@ extern "C" __global__ void coarse_slices(const float2* cubes, int edge, const fl
         if (set == 0) rotations[9 * (size_t)first + e] = value;
     }
     __syncthreads();
-    const float2* cube = cubes + (size_t)set * edge * edge * edge;
+    const float4* cube = cubes + (size_t)set * edge * edge * edge;
     for (int e = threadIdx.x; e < TILE * n; e += blockDim.x) {
         int m = e / n, j = e % n;
         float2 value = make_float2(0.0f, 0.0f);

@@ -65,25 +65,25 @@ __device__ __forceinline__ float warp_sum(float value) {
     return value;
 }
 
-// Trilinear value of a cube at (x, y, z) in grid steps, all positive.
-__device__ __forceinline__ float2 sample(const float2* __restrict__ cube, int edge, float x,
+// Trilinear value of a cube at (x, y, z) in grid steps, all positive. Each place of a cube holds its
+// own value and that of the next x, so that a corner's two neighbours along x are one load.
+__device__ __forceinline__ float2 sample(const float4* __restrict__ cube, int edge, float x,
                                          float y, float z) {
     int ix = (int)x, iy = (int)y, iz = (int)z;
     float fx = x - ix, fy = y - iy, fz = z - iz;
-    const float2* p = cube + ((size_t)iz * edge + iy) * edge + ix;
+    const float4* p = cube + ((size_t)iz * edge + iy) * edge + ix;
     float re = 0.0f, im = 0.0f;
     for (int row = 0; row < 4; ++row) {
         float w = (row & 2 ? fz : 1.0f - fz) * (row & 1 ? fy : 1.0f - fy);
-        const float2* q = p + (row & 2 ? (size_t)edge * edge : 0) + (row & 1 ? edge : 0);
-        float2 a = q[0], b = q[1];
-        re += w * (a.x + fx * (b.x - a.x));
-        im += w * (a.y + fx * (b.y - a.y));
+        float4 pair = p[(row & 2 ? (size_t)edge * edge : 0) + (row & 1 ? edge : 0)];
+        re += w * (pair.x + fx * (pair.z - pair.x));
+        im += w * (pair.y + fx * (pair.w - pair.y));
     }
     return make_float2(re, im);
 }
 
 // Value of the central slice at A.T @ (kx, ky, 0); a holds the first two rows of A.
-__device__ __forceinline__ float2 slice_value(const float2* __restrict__ cube, int edge,
+__device__ __forceinline__ float2 slice_value(const float4* __restrict__ cube, int edge,
                                               const float* a, float kx, float ky, float scale) {
     float centre = (float)((edge - 1) / 2);
     kx *= scale;

@@ -161,16 +161,22 @@ extern "C" __global__ void window_maps(float* maps, int size, int classes, float
     maps[(size_t)blockIdx.y * size * size * size + at] *= mask / (fmaxf(cube, 1e-3f) * norm);
 }
 
-// Grid: (enough threads for a cube, maps). cubes (maps, g, g, g): a spectrum's low part, whole.
-extern "C" __global__ void gather_cubes(const float2* spectra, int size, int reach, float2* cubes) {
+// Grid: (enough threads for a cube, maps). cubes (maps, g, g, g): a spectrum's low part, whole, each
+// value with its neighbour along x (0 beyond the last).
+extern "C" __global__ void gather_cubes(const float2* spectra, int size, int reach, float4* cubes) {
     int g = 2 * reach + 1, at = blockIdx.x * blockDim.x + threadIdx.x;
     if (at >= g * g * g) return;
-    int x = at % g - reach, y = at / g % g - reach, z = at / g / g - reach;
-    int sign = x < 0 ? -1 : 1;
-    float2 value = spectra[(size_t)blockIdx.y * size * size * (size / 2 + 1) +
-                           wrapped(sign * z, sign * y, sign * x, size)];
-    value.y *= sign;
-    cubes[(size_t)blockIdx.y * g * g * g + at] = value;
+    int y = at / g % g - reach, z = at / g / g - reach;
+    spectra += (size_t)blockIdx.y * size * size * (size / 2 + 1);
+    float2 values[2] = {};
+    for (int d = 0; d < 2; ++d) {
+        int x = at % g - reach + d, sign = x < 0 ? -1 : 1;
+        if (x > reach) continue;
+        values[d] = spectra[wrapped(sign * z, sign * y, sign * x, size)];
+        values[d].y *= sign;
+    }
+    cubes[(size_t)blockIdx.y * g * g * g + at] =
+        make_float4(values[0].x, values[0].y, values[1].x, values[1].y);
 }
 
 // Grid: (shells, K). Spectra (2 K, ...) of half maps. sums (K, 3, shells): cross term and powers.

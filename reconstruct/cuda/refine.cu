@@ -18,8 +18,8 @@ __device__ __forceinline__ void child_rotation(const float* offset, const float*
 // two angles serve all four. Nothing but the results leaves the block.
 // Shared memory: keys (room), tables of the parents' shifts, of the children's step, and lists.
 extern "C" __global__ void __launch_bounds__(256, 3) refine_poses(
-    const float2* cubes, int edge, int first, int classes, const float* kx, const float* ky, const int* ikx, const int* iky,
-    float scale, float box, const float* a_re, const float* a_im, const float* c2, int stride,
+    const float4* cubes, int edge, int first, int classes, const float* kx, const float* ky,
+    const int* ikx, const int* iky, float scale, float box, const float* a_re, const float* a_im, const float* c2, int stride,
     int n, int length, const float* offsets, float shift_step, const float* log_prior,
     const float* cell_rotation, const int* cell_rotation_id, const float* cell_shift,
     const int* cell_shift_id, const int* cell_class, const int* cell_count, int capacity, int keep,
@@ -93,7 +93,7 @@ extern "C" __global__ void __launch_bounds__(256, 3) refine_poses(
     for (int task = threadIdx.x / WARP; task < 8 * groups; task += warps) {
         int head = leader[task / 8], o = task % 8, gid = cell_rotation_id[head];
         int k = cell_class[head];
-        const float2* cube = cubes + (size_t)k * edge * edge * edge;
+        const float4* cube = cubes + (size_t)k * edge * edge * edge;
         float a[6];
         child_rotation(offsets + 9 * o, cell_rotation + 9 * head, 2, a);
         int next = head;

@@ -26,6 +26,15 @@ class Implementation:
     kernels: Any
     put: Callable[[Any], Any]  # NumPy array to the kernels' array
     get: Callable[[Any], npt.NDArray[Any]]
+    paired: bool = False  # whether its cubes hold each value with the next along x
+
+    def cubes(self, plain: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Cubes (m, g, g, g, 2) as these kernels take them."""
+        if not self.paired:
+            return plain
+        following = np.zeros_like(plain)
+        following[:, :, :, :-1] = plain[:, :, :, 1:]
+        return np.concatenate([plain, following], axis=-1)
 
     def call(
         self, kernel: str, *arguments: Any, out: tuple[int, ...], **extra: Any

@@ -34,6 +34,11 @@ def host_launcher(tmp_path_factory: pytest.TempPathFactory) -> HostLauncher:
     return HostLauncher(tmp_path_factory.mktemp("cuda_host"))
 
 
+def on_the_host(launcher: Any) -> Implementation:
+    kernels = CudaKernels(launcher, np)
+    return Implementation("host", kernels, np.ascontiguousarray, np.asarray, paired=True)
+
+
 @pytest.fixture
 def kernels(request: pytest.FixtureRequest) -> Implementation:
     kind = request.param
@@ -44,9 +49,9 @@ def kernels(request: pytest.FixtureRequest) -> Implementation:
         if not usable:
             pytest.skip("no CUDA device")
         backend = make_backend(usable[0].device)
-        return Implementation(kind, backend.kernels, backend.asarray, backend.asnumpy)
+        return Implementation(kind, backend.kernels, backend.asarray, backend.asnumpy, paired=True)
     launcher: HostLauncher = request.getfixturevalue("host_launcher")
-    return Implementation(kind, CudaKernels(launcher, np), np.ascontiguousarray, np.asarray)
+    return on_the_host(launcher)
 
 
 TWIN = Implementation("twin", kernels_numpy, np.asarray, np.asarray)
@@ -134,7 +139,8 @@ def coarse_slices(kernels: Implementation, case: CoarseCase) -> list[npt.NDArray
         np.zeros((maps, r, case.n, 2), np.float32),
         np.zeros(fragment_shape(maps, r), np.uint32),
     )
-    arguments = (case.cubes, case.base, case.turn, plane.kx, plane.ky, SCALE, *out)
+    cubes = kernels.cubes(case.cubes)
+    arguments = (cubes, case.base, case.turn, plane.kx, plane.ky, SCALE, *out)
     return kernels.call("coarse_slices", *arguments, out=(6, 7, 8))
 
 
@@ -257,7 +263,8 @@ def refine(
         np.zeros(b, np.int32), np.zeros(b, np.float32),
     )  # fmt: skip
     arguments = (
-        case.cubes, plane.kx, plane.ky, plane.kx.astype(np.int32), plane.ky.astype(np.int32),
+        kernels.cubes(case.cubes), plane.kx, plane.ky,
+        plane.kx.astype(np.int32), plane.ky.astype(np.int32),
         np.float32(SCALE), float(plane.box), case.a_re, case.a_im, case.c2, n,
         case.offsets, 1.5, case.log_prior, case.rotation, case.rotation_id, case.shift,
         case.shift_id, case.class_index, case.count, keep, 0.2, 0.999, *out,
@@ -404,8 +411,7 @@ def test_rows_out_of_a_segmented_store_are_weighed(kernels: Implementation) -> N
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_order_of_threads_does_not_show(host_launcher: HostLauncher, seed: int) -> None:
-    kernels = CudaKernels(host_launcher, np)
-    one = Implementation("host", kernels, np.ascontiguousarray, np.asarray)
+    one = on_the_host(host_launcher)
     case, coarse = pose_case(), coarse_case()
     maxima = coarse_maxima(TWIN, coarse, twin_slices(coarse)[1])
     runs = []
@@ -432,14 +438,9 @@ def test_the_host_sees_writes_beyond_shared_memory(host_launcher: HostLauncher) 
         def launch(self, *call: Any, shared_bytes: int = 0) -> None:
             host_launcher.launch(*call, shared_bytes=max(0, shared_bytes - 64))
 
-    kernels = CudaKernels(Stingy(), np)
     case = pose_case()
     with pytest.raises(AssertionError, match="beyond its shared memory"):
-        refine(
-            Implementation("host", kernels, np.ascontiguousarray, np.asarray),
-            case,
-            n=len(case.plane.kx),
-        )
+        refine(on_the_host(Stingy()), case, n=len(case.plane.kx))
 
 
 def test_phase_tables_reach_every_coefficient() -> None:
@@ -459,6 +460,5 @@ def test_unsuitable_arrays_are_refused(host_launcher: HostLauncher, tmp_path: Pa
 
 
 def test_a_coarse_radius_that_does_not_fit_is_refused(host_launcher: HostLauncher) -> None:
-    one = Implementation("host", CudaKernels(host_launcher, np), np.ascontiguousarray, np.asarray)
     with pytest.raises(ValueError, match="lower its radius"):
-        coarse_slices(one, coarse_case(radius=8))
+        coarse_slices(on_the_host(host_launcher), coarse_case(radius=8))
