@@ -39,7 +39,7 @@ from benchmarks.gpu_sessions import (
     rates,
     time_to_map,
 )
-from reconstruct.backend import Backend, describe_devices, make_backend
+from reconstruct.backend import Backend, describe_devices, make_backend, usable_cores
 from reconstruct.fourier import make_half_plane
 from reconstruct.kernels_cuda import MOST_STEPS, UNIT_SHIFTS, fragment_shape
 from reconstruct.search import empty_poses, make_plan
@@ -148,16 +148,12 @@ def _tests() -> Iterator[str]:
     yield from (line for line in run.stdout.splitlines() if re.match(r"(FAILED|ERROR|\d+ )", line))
 
 
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-
-
 def _header(backend: Backend, *, rehearsal: bool) -> Iterator[str]:
     if rehearsal:
         yield "REHEARSAL at small sizes: these figures say that the script runs, no more."
     if not backend.on_device:
         yield "CPU backend: nothing here was measured on a GPU."
-    yield f"{backend.device}: {backend.name}, {_cores()} cores, load {os.getloadavg()[0]:.1f}"
+    yield f"{backend.device}: {backend.name}, {usable_cores()} cores, load {os.getloadavg()[0]:.1f}"
     for one in describe_devices():
         yield f"  {one.device}: {one.name}: {one.detail}"
     yield (

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import psutil
 
 from benchmarks.sets import StandardSet, demo, ribosome
-from reconstruct.backend import Backend
+from reconstruct.backend import Backend, usable_cores
 from reconstruct.engine import Engine
 from reconstruct.kernels_cuda import CudaKernels, CupyLauncher
 from reconstruct.learner import Learner
@@ -126,7 +126,7 @@ def _rate(backend: Backend, sizes: Sizes, truth: Simulated, classes: int) -> Ite
         backend.wait()
         return time.perf_counter()
 
-    with ThreadPoolExecutor(_cores()) as workers:
+    with ThreadPoolExecutor(usable_cores()) as workers:
         for size in sizes.batches:
             if size > len(truth):
                 continue
@@ -260,7 +260,7 @@ def profile(backend: Backend, sizes: Sizes) -> Iterator[str]:
             launcher = _TimedLauncher(CupyLauncher(), backend.xp)
             timed = replace(backend, kernels=CudaKernels(launcher, backend.xp))
             engine, half = _filled(timed, truth, classes)
-            with ThreadPoolExecutor(_cores()) as workers:
+            with ThreadPoolExecutor(usable_cores()) as workers:
                 learner = _converged(engine, truth, time.perf_counter, workers)
                 rng = np.random.default_rng(MASTER_SEED)
                 for update in range(updates + 1):
@@ -383,7 +383,3 @@ def _filled(
     engine.add(truth.particle_images())
     engine.step()  # counts the noise of its particles
     return engine, np.arange(len(truth)) * 2 // len(truth)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1

@@ -25,7 +25,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ from benchmarks.sets import StandardSet, load
 from reconstruct.engine import Engine
 from reconstruct.quality import align_to_truth
 from reconstruct.simulate import Simulated, simulate_set
-from reconstruct.types import EngineSettings, ParticleImages
+from reconstruct.types import EngineSettings, ParticleImages, PoseSearch
 
 __all__ = ["Mark", "adjusted_rand_index", "main", "purity", "run_seed"]
 
@@ -233,6 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, default=1)
     parser.add_argument("--symmetry", default="C1")
     parser.add_argument("--replay", type=int, help="passes; default: the engine's")
+    parser.add_argument("--pose-search", default="exhaustive", choices=get_args(PoseSearch))
     parser.add_argument("--results", type=Path, help="folder that the table is written to")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -246,6 +247,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             n_classes=options.classes,
             symmetry=options.symmetry,
             replay_passes=options.replay,
+            pose_search=options.pose_search,
         )
         marks = run_seed(Path(file), Path(folder), settings, chosen.geometry)
         print(json.dumps([asdict(mark) for mark in marks]))
@@ -265,6 +267,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 results.append({"seed": seed, **_judge(Mark(**mark), chosen, species)})
                 print(_table(results[-1:]).splitlines()[-1], flush=True)
     title = f"{options.set}-snr{options.snr:g}-k{options.classes}-{options.symmetry}"
+    if options.pose_search != "exhaustive":
+        title += f"-{options.pose_search}"
     cpu = platform.processor() or platform.machine()
     text = f"{title}: {options.particles} particles, {cpu}, {os.cpu_count()} cores\n"
     text += _table(results)
@@ -275,9 +279,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _flags(options: argparse.Namespace) -> list[str]:
-    names = {"set", "particles", "snr", "classes", "symmetry", "replay"}
+    names = {"set", "particles", "snr", "classes", "symmetry", "replay", "pose_search"}
     given = {n: getattr(options, n) for n in sorted(names) if getattr(options, n) is not None}
-    return [part for name, value in given.items() for part in (f"--{name}", str(value))]
+    return [part for name, value in given.items() for part in (_flag(name), str(value))]
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ asked for. A ``Backend`` is passed as an argument; there is no global one.
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -28,6 +29,7 @@ __all__ = [
     "cpu_backend",
     "describe_devices",
     "make_backend",
+    "usable_cores",
 ]
 
 CPU_CHUNK = 24  # particles a worker takes at a time: their coarse scores stay in its cache
@@ -224,6 +226,11 @@ def describe_devices() -> tuple[DeviceDescription, ...]:
         return host, *_cuda_devices()
     except DeviceError as error:
         return host, DeviceDescription("cuda", "CUDA", usable=False, detail=str(error))
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @lru_cache(maxsize=64)

@@ -8,7 +8,6 @@ made of fixed numbers of particles and everything random is keyed by (seed, star
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from reconstruct.backend import Backend, make_backend
+from reconstruct.backend import Backend, make_backend, usable_cores
 from reconstruct.course import Course
 from reconstruct.engine_events import (
     mask_event,
@@ -129,7 +128,7 @@ class Engine:
         self._progress = Progress(self.max_radius)
         self._presented = 0
         self._step = 0
-        self._workers = ThreadPoolExecutor(max_workers=_usable_cores())
+        self._workers = ThreadPoolExecutor(max_workers=usable_cores())
 
     def _new_learner(self, number: int) -> Learner:
         return Learner(
@@ -145,6 +144,7 @@ class Engine:
             positivity=Positivity(self.settings.nonnegativity),
             centring=self.settings.centring,
             optimizer=optimizer_of(self.settings),
+            pose_search=self.settings.pose_search,
             backend=self.backend,
         )
 
@@ -405,6 +405,7 @@ class Engine:
             occupancy=tuple(float(share) for share in leader.class_share),
             evidence_per_particle=evidence,
             stage_seconds=result.stage_seconds,
+            searches=result.searches,
         )
 
     def _resolutions(self) -> tuple[float | None, ...]:
@@ -493,7 +494,3 @@ class Engine:
             learner.restore(learner_meta, learner_arrays(arrays, number))
             engine._learners.append(learner)
         return engine
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

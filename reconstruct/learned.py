@@ -12,6 +12,7 @@ from reconstruct.backend import Backend
 from reconstruct.classes import blur_classes, class_mass
 from reconstruct.search import Poses
 from reconstruct.search_device import posterior
+from reconstruct.types import SearchCount
 
 __all__ = ["LearnResult", "Start", "first_half", "learned"]
 
@@ -35,6 +36,7 @@ class LearnResult:
     weights: Float32  # (b, keep) posterior weights, of as many cells
     class_mass: Float32  # (b, K)
     stage_seconds: dict[str, float] = field(default_factory=dict)
+    searches: tuple[SearchCount, ...] = ()
 
 
 def learned(

@@ -26,6 +26,7 @@ from reconstruct.extent import particle_radius_pixels
 from reconstruct.fourier import HalfPlane
 from reconstruct.learned import LearnResult, Start, first_half, learned
 from reconstruct.optimizer import Optimizer, gradient_step
+from reconstruct.pose_search import find_poses
 from reconstruct.positivity import Positivity
 from reconstruct.rotations import random_rotations
 from reconstruct.schedule import Schedule, ShellGrowth, grow_radius, mask_fits, search_cuts
@@ -33,14 +34,11 @@ from reconstruct.search import (
     Poses,
     SearchPlan,
     WeightedBatch,
-    join_poses,
     local_start,
     make_plan,
-    search_poses,
 )
-from reconstruct.search_device import search_on_device
 from reconstruct.symmetry import parse_group, symmetrise_statistics
-from reconstruct.types import Centring
+from reconstruct.types import Centring, PoseSearch, SearchCount
 from reconstruct.update import (
     MapGrid,
     at_reach,
@@ -74,6 +72,7 @@ class Learner:
     schedule: Schedule
     class_similarity: float = 0.0
     initial_ess_fraction: float = 0.0  # of the candidate poses that carry weight at the start
+    pose_search: PoseSearch = "exhaustive"
     growth: ShellGrowth = field(default_factory=lambda: ShellGrowth(5, 0))
     presented: float = 0.0
     updates: int = 0
@@ -214,7 +213,9 @@ class Learner:
         """
         began = self.clock()
         first = first_half(half)
-        poses = self._search(batch, first, self._rng(), cold=cold, workers=workers, start=start)
+        poses, searches = self._search(
+            batch, first, self._rng(), cold=cold, workers=workers, start=start
+        )
         share = self.initial_ess_fraction if cold else 0.0
         share = annealed(share, self.presented, cold_presented=self.schedule.cold_presented)
         self.temperature = temperature_for(poses, share, self.backend)
@@ -239,7 +240,7 @@ class Learner:
             "insert": inserted - searched,
             "reconstruct": done - inserted,
         }
-        return replace(found, stage_seconds=stages)
+        return replace(found, stage_seconds=stages, searches=searches)
 
     def _judge_cut(
         self, batch: WeightedBatch, first: int, found: LearnResult, workers: Executor
@@ -251,7 +252,7 @@ class Learner:
         def evidence() -> Float32:
             self._make_cubes()
             rng = self._rng()
-            poses = self._search(batch, first, rng, cold=False, workers=workers, start=start)
+            poses, _ = self._search(batch, first, rng, cold=False, workers=workers, start=start)
             return self.backend.asnumpy(poses.evidence)
 
         self.positivity.judge(evidence, start.class_index, self.n_classes)
@@ -286,54 +287,35 @@ class Learner:
         cold: bool,
         workers: Executor,
         start: Start | None,
-    ) -> Poses:
+    ) -> tuple[Poses, tuple[SearchCount, ...]]:
         b, xp = len(batch), self.backend.xp
         if self.cubes is None:  # nothing known: random poses and classes make the first volume
             rotation = random_rotations(rng, b).reshape(-1, 9).astype(np.float32)
             classes = rng.integers(0, self.n_classes, b).astype(np.int32)
-            return local_start(rotation, np.zeros((b, 2), np.float32), classes, keep=1, xp=xp)
+            known = local_start(rotation, np.zeros((b, 2), np.float32), classes, keep=1, xp=xp)
+            return known, ()
         plan = self.plan(cold=cold)
         smoothed = (self.class_share + 0.02 / self.n_classes) / 1.02
-        log_class_weights = np.log(smoothed).astype(np.float32)
-        turn = random_rotations(rng, 1)[0]
-
-        def cells(rows: slice) -> Poses | None:
-            if start is None:
-                return None
-            known = (start.rotation[rows], start.shift[rows], start.class_index[rows])
-            return local_start(*known, keep=plan.keep, xp=xp)
-
-        if self.backend.on_device:
-            return search_on_device(
-                batch,
-                self.cubes,
-                first if self.split else b,
-                self._plane,
-                plan,
-                scale=self.grid.scale,
-                log_class_weights=log_class_weights,
-                turn=turn,
-                group=self.group,
-                backend=self.backend,
-                start=cells(slice(None)),
+        cells = None
+        if start is not None:
+            cells = local_start(
+                start.rotation, start.shift, start.class_index, keep=plan.keep, xp=xp
             )
-        sets = [(slice(0, first), 0), (slice(first, b), self.n_classes)]
-        return join_poses(
-            [
-                search_poses(
-                    batch.span(rows),
-                    self.cubes[begin : begin + self.n_classes],
-                    self.plane,
-                    plan,
-                    scale=self.grid.scale,
-                    log_class_weights=log_class_weights,
-                    turn=turn,
-                    group=self.group,
-                    workers=workers,
-                    start=cells(rows),
-                )
-                for rows, begin in (sets if self.split else [(slice(0, b), 0)])
-            ]
+        return find_poses(
+            self.pose_search,
+            batch,
+            self.cubes,
+            first if self.split else b,
+            self._plane,
+            plan,
+            scale=self.grid.scale,
+            log_class_weights=np.log(smoothed).astype(np.float32),
+            turn=random_rotations(rng, 1)[0],
+            group=self.group,
+            workers=workers,
+            backend=self.backend,
+            start=cells,
+            audit_seed=(*self.seed, self.updates),
         )
 
     def _accumulate(

@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 from reconstruct.backend import Backend, DeviceError
+from reconstruct.branch_and_bound import bound_bytes, bound_plan
 from reconstruct.fourier import make_half_plane
 from reconstruct.kernels_cuda import UNIT_SHIFTS, fragment_shape
 from reconstruct.schedule import Schedule
@@ -81,6 +82,11 @@ def memory_need(
     coarse = FLOAT_BYTES * units * classes * plan.coarse_count
     slices = 2 * classes * plan.coarse_count * plane.count(plan.coarse_radius) * COMPLEX_BYTES
     fragments = FLOAT_BYTES * math.prod(fragment_shape(2 * classes, plan.coarse_count))
+    if settings.pose_search == "branch_and_bound":
+        bounded = bound_plan(plan)
+        n = plane.count(bounded.coarse_radius)
+        coarse, shared = bound_bytes(bounded, classes=classes, near=n, far=len(plane.kx))
+        slices += shared
     rows = settings.minibatch_final * 3 * len(plane.kx) * FLOAT_BYTES
     transform = transform_size(grid.reach(max_radius)) ** 3
     sums = 2 * classes * 3 * FLOAT_BYTES

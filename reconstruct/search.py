@@ -8,9 +8,9 @@ grid is not in the likelihood; the last level is the posterior itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -24,15 +24,20 @@ from reconstruct.rotations import child_offsets, grid_step, rotation_grid
 from reconstruct.symmetry import asymmetric_unit, parse_group
 
 __all__ = [
+    "CoarseCells",
     "Poses",
     "SearchPlan",
     "WeightedBatch",
     "base_grid",
+    "coarse_cells",
+    "coarse_scores",
     "empty_poses",
     "join_poses",
     "local_start",
     "make_plan",
     "pose_rows",
+    "prepare_coarse",
+    "refine_level",
     "refine_levels",
     "search_poses",
     "shift_grid",
@@ -52,6 +57,7 @@ _COLUMNS = (
     "score",
     "count",
     "evidence",
+    "cells",
 )
 
 
@@ -114,6 +120,8 @@ class Poses:
     count: npt.NDArray[np.int32]  # (b,)
     evidence: Float32  # (b,) log mean exp over poses and classes
     levels: int = 0  # subdivisions behind the cells
+    cells: npt.NDArray[np.int32] = field(default_factory=lambda: np.zeros(0, np.int32))
+    # (b,) cells that were scored, all levels together; empty where a device did not count
 
     def weights(self) -> Float32:
         """Posterior weights (b, keep): non-zero for valid cells, rows sum to 1."""
@@ -140,9 +148,9 @@ class Poses:
         )
 
 
-def join_poses(parts: list[Poses]) -> Poses:
+def join_poses(parts: list[Poses], xp: Any = np) -> Poses:
     """Put the poses of consecutive parts of a batch one after another."""
-    columns = {n: np.concatenate([getattr(part, n) for part in parts]) for n in _COLUMNS}
+    columns = {n: xp.concatenate([getattr(part, n) for part in parts]) for n in _COLUMNS}
     return Poses(**columns, levels=parts[0].levels)
 
 
@@ -187,7 +195,7 @@ def weigh(spectra: Complex64, ctf: Float32, noise_variance: Float32) -> Weighted
 
 
 @dataclass(frozen=True)
-class _Coarse:
+class CoarseCells:
     """What the coarse pass shares between all particles of a batch."""
 
     rotations: Float32  # (r, 9)
@@ -198,6 +206,28 @@ class _Coarse:
     phase_re: Float32  # (t, n)
     phase_im: Float32  # (t, n)
     n: int
+
+    def poses(
+        self,
+        index: npt.NDArray[np.int32],
+        score: Float32,
+        count: npt.NDArray[np.int32],
+        xp: Any = np,
+    ) -> Poses:
+        """The cells ``index`` (b, keep), numbered ``t * K * r + r``, as poses."""
+        rotations, per_class, b = self.slices.shape[1], len(self.rotations), len(count)
+        turn_id, move_id = index % rotations, index // rotations
+        return Poses(
+            rotation=self.rotations[turn_id % per_class],
+            rotation_id=turn_id.astype(np.int32),
+            shift=self.shifts[move_id],
+            shift_id=move_id.astype(np.int32),
+            class_index=(turn_id // per_class).astype(np.int32),
+            score=score,
+            count=count,
+            evidence=xp.zeros(b, np.float32),
+            cells=xp.full(b, rotations * len(self.shifts), np.int32),
+        )
 
 
 def search_poses(
@@ -234,12 +264,12 @@ def search_poses(
     base = base_grid(plan.coarse_count, group)
     coarse = None
     if start is None:
-        coarse = _prepare_coarse(cubes, plane, plan, scale, log_class_weights, turn, base)
+        coarse = prepare_coarse(cubes, plane, plan, scale, log_class_weights, turn, base)
 
     def work(rows: slice) -> None:
         part = batch.span(rows)
         if coarse is not None:
-            cells = _coarse_cells(part, coarse, plan, len(cubes))
+            cells = coarse_cells(part, coarse, plan)
         else:
             assert start is not None
             cells = pose_rows(start, rows)
@@ -281,6 +311,7 @@ def empty_poses(b: int, keep: int, xp: Any = np) -> Poses:
         score=make((b, keep), np.float32),
         count=make(b, np.int32),
         evidence=make(b, np.float32),
+        cells=make(b if xp is np else 0, np.int32),
     )
 
 
@@ -289,7 +320,7 @@ def pose_rows(poses: Poses, rows: slice) -> Poses:
     return Poses(**{name: getattr(poses, name)[rows] for name in _COLUMNS})
 
 
-def _prepare_coarse(
+def prepare_coarse(
     cubes: Float32,
     plane: HalfPlane,
     plan: SearchPlan,
@@ -297,44 +328,59 @@ def _prepare_coarse(
     log_prior: Float32,
     turn: npt.NDArray[np.float64],
     base: npt.NDArray[np.float64],
-) -> _Coarse:
-    rotations = np.ascontiguousarray((turn @ base).reshape(-1, 9), np.float32)
+    *,
+    xp: Any = np,
+    extract: Callable[..., None] = kernels_cpu.extract_slices,
+) -> CoarseCells:
+    """Slices and phases of the coarse pass, once per batch; see ``search_poses``.
+
+    ``extract`` is called as ``kernels_cpu.extract_slices``, with arrays of the library ``xp``.
+    """
+    rotations = xp.asarray((turn @ base).reshape(-1, 9), np.float32)
     n = plane.count(plan.coarse_radius)
     r, k = len(rotations), len(cubes)
     kx, ky = plane.kx[:n], plane.ky[:n]
-    slices = np.empty((k * r, 2, n), np.float32)
+    slices = xp.empty((k * r, 2, n), np.float32)
     for c in range(k):
-        part = slices[c * r : (c + 1) * r]
-        kernels_cpu.extract_slices(cubes[c], rotations, kx, ky, np.float32(scale), part)
+        extract(cubes[c], rotations, kx, ky, np.float32(scale), slices[c * r : (c + 1) * r])
     half_power = 0.5 * (slices[:, 0] ** 2 + slices[:, 1] ** 2)
-    shifts = shift_grid(plan.shift_cells, plan.shift_step_pixels)
-    angle = -2 * np.pi / plane.box * (shifts @ np.stack([kx, ky]))
-    return _Coarse(
+    shifts = xp.asarray(shift_grid(plan.shift_cells, plan.shift_step_pixels))
+    angle = -2 * np.pi / plane.box * (shifts @ xp.stack([kx, ky]))
+    return CoarseCells(
         rotations=rotations,
-        slices=np.ascontiguousarray(slices.reshape(k * r, 2 * n).T),
-        half_power=np.ascontiguousarray(half_power.T),
-        log_prior=np.repeat(log_prior, r),
+        slices=xp.ascontiguousarray(slices.reshape(k * r, 2 * n).T),
+        half_power=xp.ascontiguousarray(half_power.T),
+        log_prior=xp.repeat(log_prior, r),
         shifts=shifts.astype(np.float32),
-        phase_re=np.cos(angle).astype(np.float32),
-        phase_im=np.sin(angle).astype(np.float32),
+        phase_re=xp.cos(angle).astype(np.float32),
+        phase_im=xp.sin(angle).astype(np.float32),
         n=n,
     )
 
 
-def _coarse_cells(part: WeightedBatch, coarse: _Coarse, plan: SearchPlan, classes: int) -> Poses:
+def coarse_scores(
+    part: WeightedBatch, coarse: CoarseCells, xp: Any = np
+) -> tuple[Float32, Float32]:
+    """Re<A, P> (b, t, r) of every coarse cell and 1/2 <C^2, |P|^2> (b, r)."""
     b, n = len(part), coarse.n
     t, r = len(coarse.shifts), coarse.slices.shape[1]
-    shifted = np.empty((b, t, 2 * n), np.float32)
+    shifted = xp.empty((b, t, 2 * n), np.float32)
     re, im = part.a_re[:, None, :n], part.a_im[:, None, :n]
     shifted[:, :, :n] = re * coarse.phase_re - im * coarse.phase_im
     shifted[:, :, n:] = re * coarse.phase_im + im * coarse.phase_re
     scores = shifted.reshape(b * t, 2 * n) @ coarse.slices
-    half_power = part.c2[:, :n] @ coarse.half_power
+    return scores.reshape(b, t, r), part.c2[:, :n] @ coarse.half_power
+
+
+def coarse_cells(part: WeightedBatch, coarse: CoarseCells, plan: SearchPlan) -> Poses:
+    """The coarse cells that hold the tempered posterior of each particle."""
+    b = len(part)
+    scores, half_power = coarse_scores(part, coarse)
     index = np.zeros((b, plan.keep), np.int32)
     value = np.zeros((b, plan.keep), np.float32)
     count = np.zeros(b, np.int32)
     kernels_cpu.select_cells(
-        scores.reshape(b, t, r),
+        scores,
         half_power,
         coarse.log_prior,
         plan.keep,
@@ -344,19 +390,7 @@ def _coarse_cells(part: WeightedBatch, coarse: _Coarse, plan: SearchPlan, classe
         value,
         count,
     )
-    turn_id = index % r
-    move_id = index // r
-    per_class = r // classes
-    return Poses(
-        rotation=coarse.rotations[turn_id % per_class],
-        rotation_id=turn_id.astype(np.int32),
-        shift=coarse.shifts[move_id],
-        shift_id=move_id.astype(np.int32),
-        class_index=(turn_id // per_class).astype(np.int32),
-        score=value,
-        count=count,
-        evidence=np.zeros(b, np.float32),
-    )
+    return coarse.poses(index, value, count)
 
 
 def refine_levels(
@@ -375,29 +409,52 @@ def refine_levels(
 
     ``extra`` goes to the backend's kernel.
     """
-    ikx, iky = plane.integers
-    step = grid_step(plan.coarse_count)
-    shift_step = plan.shift_step_pixels
     last = len(plan.level_radii) - 1
-    for level, radius in enumerate(plan.level_radii):
+    for level in range(last + 1):
         target = out if level == last else empty_poses(len(part), plan.keep, backend.xp)
-        backend.kernels.refine_poses(
-            cubes, plane.kx, plane.ky, ikx, iky, np.float32(scale), float(plane.box),
-            part.a_re, part.a_im, part.c2, plane.count(radius),
-            _offsets(step, backend),
-            shift_step, log_prior,
-            cells.rotation, cells.rotation_id, cells.shift, cells.shift_id,
-            cells.class_index, cells.count,
-            plan.keep,
-            plan.sharpness_at(level),
-            plan.share,
-            target.rotation, target.rotation_id, target.shift, target.shift_id,
-            target.class_index, target.score, target.count, target.evidence,
-            **(extra or {}),
+        refine_level(
+            part, cells, cubes, plane, plan, scale, log_prior, target, backend, extra,
+            level=level, sharpness=plan.sharpness_at(level), share=plan.share,
         )  # fmt: skip
+        if not backend.on_device:  # which would pay with launches
+            target.cells[:] = cells.cells + 32 * cells.count
         cells = target
-        step /= 2
-        shift_step /= 2
+
+
+def refine_level(
+    part: WeightedBatch,
+    cells: Poses,
+    cubes: Float32,
+    plane: HalfPlane,
+    plan: SearchPlan,
+    scale: float,
+    log_prior: Float32,
+    out: Poses,
+    backend: Backend,
+    extra: Mapping[str, int] | None = None,
+    *,
+    level: int,
+    sharpness: float,
+    share: float,
+    radius: int | None = None,
+) -> None:
+    """Split ``cells``, made by ``level`` subdivisions, and keep the best children in ``out``.
+
+    As many as it has room for at most; ``radius`` is the plan's unless given.
+    """
+    step, shift_step = grid_step(plan.coarse_count) / 2**level, plan.shift_step_pixels / 2**level
+    backend.kernels.refine_poses(
+        cubes, plane.kx, plane.ky, *plane.integers, np.float32(scale), float(plane.box),
+        part.a_re, part.a_im, part.c2, plane.count(radius or plan.level_radii[level]),
+        _offsets(step, backend),
+        shift_step, log_prior,
+        cells.rotation, cells.rotation_id, cells.shift, cells.shift_id,
+        cells.class_index, cells.count,
+        out.score.shape[1], sharpness, share,
+        out.rotation, out.rotation_id, out.shift, out.shift_id,
+        out.class_index, out.score, out.count, out.evidence,
+        **(extra or {}),
+    )  # fmt: skip
 
 
 @lru_cache(maxsize=32)

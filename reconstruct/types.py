@@ -34,6 +34,9 @@ __all__ = [
     "OptimizerName",
     "ParticleImages",
     "Phase",
+    "PoseSearch",
+    "SearchCount",
+    "SearchKind",
     "Snapshot",
     "StepReport",
     "StorePrecision",
@@ -48,6 +51,8 @@ Nonnegativity = Literal["auto", "on", "off"]
 OptimizerName = Literal["em", "sgd"]
 StorePrecision = Literal["float32", "float16"]
 Phase = Literal["waiting", "initial", "intermediate", "final"]
+PoseSearch = Literal["exhaustive", "branch_and_bound"]
+SearchKind = Literal["exhaustive", "branch_and_bound", "local", "audit"]
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,7 @@ class EngineSettings:
     noise_initial_weight: float = 5000.0  # images' worth of the outside estimate beside residuals
     store_particles: int | None = None  # trained particles kept for replay; None: all
     store_precision: StorePrecision = "float32"
+    pose_search: PoseSearch = "exhaustive"  # faster at equal accuracy, as measured
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -186,6 +192,7 @@ _CHOICES: Mapping[str, object] = {
     "noise_source": NoiseSource,
     "nonnegativity": Nonnegativity,
     "optimizer": OptimizerName,
+    "pose_search": PoseSearch,
     "store_precision": StorePrecision,
 }
 
@@ -198,6 +205,16 @@ class EngineEvent:
     message: str  # one sentence in words
     class_index: int | None = None
     values: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SearchCount:
+    """What one kind of pose search did in one update."""
+
+    kind: SearchKind
+    particles: int
+    cells: int  # scored, of all particles together
+    violations: int = 0  # of an audit: particles whose best pose the session's search discarded
 
 
 @dataclass(frozen=True)
@@ -219,6 +236,7 @@ class StepReport:
     symmetry: str = "C1"  # the group that poses and maps are in now
     class_phases: tuple[Phase, ...] = ()  # per class
     events: tuple[EngineEvent, ...] = ()
+    searches: tuple[SearchCount, ...] = ()
 
 
 @dataclass(frozen=True)

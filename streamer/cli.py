@@ -60,6 +60,9 @@ Symmetry = Annotated[
 MaxResolution = Annotated[
     float | None, typer.Option("--max-resolution", help="Finest resolution to use, Å.")
 ]
+PoseSearch = Annotated[
+    str | None, typer.Option("--pose-search", help="exhaustive or branch_and_bound.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
 Device = Annotated[
     str | None,
@@ -165,6 +168,7 @@ def demo(
     classes: Classes = None,
     symmetry: Symmetry = None,
     max_resolution: MaxResolution = None,
+    pose_search: PoseSearch = None,
     seed: Seed = None,
     device: Device = None,
     preset: Preset = None,
@@ -189,6 +193,7 @@ def demo(
         engine__n_classes=classes,
         engine__symmetry=symmetry,
         engine__max_resolution_angstrom=max_resolution,
+        engine__pose_search=pose_search,
         engine__seed=seed,
         device=device,
         preset=preset,
@@ -216,6 +221,7 @@ def run(
     classes: Classes = None,
     symmetry: Symmetry = None,
     max_resolution: MaxResolution = None,
+    pose_search: PoseSearch = None,
     seed: Seed = None,
     device: Device = None,
     preset: Preset = None,
@@ -251,6 +257,7 @@ def run(
         engine__n_classes=classes,
         engine__symmetry=symmetry,
         engine__max_resolution_angstrom=max_resolution,
+        engine__pose_search=pose_search,
         engine__seed=seed,
         device=device,
         preset=preset,
@@ -284,6 +291,7 @@ def serve(
     classes: Classes = None,
     symmetry: Symmetry = None,
     max_resolution: MaxResolution = None,
+    pose_search: PoseSearch = None,
     seed: Seed = None,
     device: Device = None,
     preset: Preset = None,
@@ -313,6 +321,7 @@ def serve(
         engine__n_classes=classes,
         engine__symmetry=symmetry,
         engine__max_resolution_angstrom=max_resolution,
+        engine__pose_search=pose_search,
         engine__seed=seed,
         device=device,
         preset=preset,

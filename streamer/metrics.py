@@ -25,7 +25,14 @@ from prometheus_client.exposition import choose_encoder
 
 from reconstruct.quality import RESOLUTION_KIND
 from reconstruct.session_verdicts import forecast_of
-from reconstruct.types import ClassSnapshot, Phase, Snapshot, StepReport
+from reconstruct.types import (
+    ClassSnapshot,
+    Phase,
+    SearchCount,
+    SearchKind,
+    Snapshot,
+    StepReport,
+)
 from schemas.control import SessionState
 from streamer.ledger import Balance
 from streamer.views import fourier_coverage, orientation_coverage
@@ -65,6 +72,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._clock = clock
         self._n_classes = 0
+        self._audited, self._violated = 0, 0
         ProcessCollector(registry=self._registry)
         counter, gauge, histogram = self._counter, self._gauge, self._histogram
 
@@ -105,6 +113,18 @@ class Metrics:
         self._evidence = gauge(
             "evidence_per_particle_nats",
             "Evidence against noise only of the last minibatch, before learning from it.",
+        )
+        self._search_particles = counter(
+            "search_particles", "Particles searched, by kind of pose search.", "kind"
+        )
+        self._search_cells = counter(
+            "search_cells", "Cells scored, by kind of pose search.", "kind"
+        )
+        self._violations = counter(
+            "search_violations", "Audited particles whose best pose the search had discarded."
+        )
+        self._violation_ratio = gauge(
+            "search_violation_ratio", "Share of the particles audited by this process."
         )
         self._seen = gauge("particles_seen", "Distinct particles in the model.")
         self._presented = gauge("particles_presented", "Presentations, replays included.")
@@ -162,6 +182,9 @@ class Metrics:
             self._quarantined.labels(reason)
         for reason in dead_letter_reasons:
             self._dead_lettered.labels(reason)
+        for kind in get_args(SearchKind):
+            self._search_particles.labels(kind)
+            self._search_cells.labels(kind)
         self._choose(self._phase, get_args(Phase), "waiting")
         self.state("waiting")
 
@@ -241,6 +264,8 @@ class Metrics:
             self._radius.labels(str(index + 1)).set(radius)
         for index, resolution_angstrom in enumerate(report.resolution_angstrom):
             self._set_resolution(index, resolution_angstrom)
+        for count in report.searches:
+            self._search(count)
         for event in report.events:
             self.event(event.kind)
 
@@ -297,6 +322,16 @@ class Metrics:
         self._choose(self._state, get_args(SessionState), name)
 
     # ------------------------------------------------------------------------------------------
+
+    def _search(self, count: SearchCount) -> None:
+        """Count a search; an audit also shows how often the session's own has gone wrong."""
+        self._search_particles.labels(count.kind).inc(count.particles)
+        self._search_cells.labels(count.kind).inc(count.cells)
+        if count.kind == "audit" and count.particles:
+            self._audited += count.particles
+            self._violated += count.violations
+            self._violations.inc(count.violations)
+            self._violation_ratio.set(self._violated / self._audited)
 
     def _set_resolution(self, index: int, resolution_angstrom: float | None) -> None:
         name = str(index + 1)

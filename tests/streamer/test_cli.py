@@ -222,6 +222,7 @@ def test_a_real_session_of_files_gives_every_particle(
         (("--seed=-1",), "seed must be 0 or more"),
         (("--set=engine.particles_to_use=0",), "particles_to_use must be above 0"),
         (("--max-resolution=100",), "ask for at most"),
+        (("--pose-search=guess",), "'exhaustive' or 'branch_and_bound'"),
         (("--device=tpu",), "setting device"),
         (("--device=cuda:99",), "--device cpu or auto"),
     ],

@@ -8,6 +8,7 @@ import pytest
 
 from reconstruct.presets import PRESETS
 from reconstruct.types import EngineSettings
+from streamer.cli import settings_from
 from streamer.config import load_settings, training_digest
 from streamer.errors import ConfigurationError
 
@@ -36,10 +37,25 @@ def test_flags_win_over_environment_over_file_over_defaults(
     assert settings.checkpoint.keep == 3
 
 
+def test_the_pose_search_is_taken_from_each_source(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = "branch_and_bound"
+    assert load_settings(file).engine.pose_search == "exhaustive"
+    assert settings_from(file, None, engine__pose_search=wanted).engine.pose_search == wanted
+    assert settings_from(file, [f"engine.pose_search={wanted}"]).engine.pose_search == wanted
+    monkeypatch.setenv("ABINITIO_ENGINE__POSE_SEARCH", wanted)
+    assert load_settings(file).engine.pose_search == wanted
+    monkeypatch.delenv("ABINITIO_ENGINE__POSE_SEARCH")
+    file.write_text(f'[engine]\npose_search = "{wanted}"\n')
+    assert load_settings(file).engine.pose_search == wanted
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
         ({"engine.n_classes": 0}, "n_classes must be above 0, not 0"),
+        ({"engine.pose_search": "guess"}, "'exhaustive' or 'branch_and_bound'"),
         ({"engine.clases": 2}, "no setting engine.clases; did you mean engine.n_classes?"),
         (
             {"snapshot.every_particles": 300},

@@ -13,7 +13,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from reconstruct.types import ClassSnapshot, EngineEvent, Geometry, Snapshot, StepReport
+from reconstruct.types import (
+    ClassSnapshot,
+    EngineEvent,
+    Geometry,
+    SearchCount,
+    Snapshot,
+    StepReport,
+)
 from streamer.errors import ConfigurationError
 from streamer.ledger import Balance
 from streamer.metrics import LABELS, Metrics
@@ -69,6 +76,22 @@ def value(metrics: Metrics, name: str, **labels: str) -> float:
 
 def names_of_class(metrics: Metrics, number: str) -> set[str]:
     return {name for name, labels in samples(metrics) if ("class", number) in labels}
+
+
+def test_searches_are_counted_by_kind_and_an_audit_shows_the_share_of_violations() -> None:
+    metrics = Metrics(clock=lambda: 1000.0)
+    assert value(metrics, "search_cells_total", kind="branch_and_bound") == 0
+    for violations in (0, 1):
+        searches = (
+            SearchCount("branch_and_bound", 300, 24_000_000),
+            SearchCount("audit", 5, 500_000, violations),
+        )
+        metrics.step(replace(report(), searches=searches))
+    assert value(metrics, "search_particles_total", kind="branch_and_bound") == 600
+    assert value(metrics, "search_cells_total", kind="branch_and_bound") == 48_000_000
+    assert value(metrics, "search_cells_total", kind="audit") == 1_000_000
+    assert value(metrics, "search_violations_total") == 1
+    assert value(metrics, "search_violation_ratio") == 0.1
 
 
 def test_a_step_is_shown_with_its_stages_and_counted_once() -> None:
