@@ -80,7 +80,7 @@ class Bound:
     growth: float = 2**0.5  # of the radius from level to level; published: 2, slower as measured
     most_share: float = 0.125 * 0.25  # of the base grid's cells survive a level at most: the
     # published caps of rotations and of shifts taken together, a safety valve
-    most_cells: int = 128  # survive a level at most; a tighter valve, as measured
+    most_cells: int = 128  # times the classes survive a level at most; a tighter valve, as measured
 
 
 def bound_plan(plan: SearchPlan, bound: Bound | None = None) -> SearchPlan:
@@ -104,16 +104,16 @@ def bound_bytes(
     shifts, rotations = plan.shift_cells**2, plan.coarse_count * classes
     particle = 4 * (shifts * rotations + 4 * rotations + shifts * 2 * near)
     # parents, children and the two halves of what a device joins
-    particle += 3 * CELL_BYTES * (_most(plan, bound or Bound()) + 32 * DEVICE_PARENTS)
+    particle += 3 * CELL_BYTES * (_most(plan, bound or Bound(), classes) + 32 * DEVICE_PARENTS)
     # coarse slices and their powers; at the full radius, those of one class at a time
     shared = 4 * (3 * rotations * near + 4 * plan.coarse_count * far)
     return particle, shared
 
 
-def _most(plan: SearchPlan, bound: Bound) -> int:
-    """Cells that may survive a level, over all classes."""
+def _most(plan: SearchPlan, bound: Bound, classes: int) -> int:
+    """Cells that may survive a level, of all classes together."""
     share = int(plan.coarse_count * plan.shift_cells**2 * bound.most_share)
-    return max(plan.keep, min(share, bound.most_cells))
+    return max(plan.keep, classes * min(share, bound.most_cells))
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,7 @@ def search_branch_and_bound(
         log_prior=log_prior,
         coarse=coarse,
         slack=slack_of(cubes, plane, plan, scale=scale, coarse=coarse, backend=backend),
-        most=_most(plan, bound),
+        most=_most(plan, bound, len(cubes)),
         noise=bound.noise,
         backend=backend,
     )
