@@ -45,6 +45,7 @@ from reconstruct.progress import Progress, mean_transfer
 from reconstruct.residuals import RESIDUALS_EVERY, measure_residuals
 from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
+from reconstruct.separation import class_overlaps
 from reconstruct.snapshot import class_snapshots, honest_resolution, tells_signal
 from reconstruct.store import ParticleStore, ctf_parameters
 from reconstruct.symmetry_course import SymmetryCourse
@@ -333,12 +334,10 @@ class Engine:
             leader = self._leader
             self._progress.after_update(
                 leader.fsc,
-                result.class_mass,
                 presented=leader.presented,
                 new_particles=new,
                 evidence=evidence,
                 transfer=transfer,
-                annealing=leader.presented < 2 * self._schedule.cold_presented,
             )
             if self._noise.model.source == "residuals" and self._step % RESIDUALS_EVERY == 0:
                 measured = measure_residuals(
@@ -421,17 +420,19 @@ class Engine:
 
     def snapshot(self) -> Snapshot:
         """Every class's map and what is known about it now."""
+        leader, trained, work = self._leader, self._course.trained, (self._weighted, self._workers)
         with _BLAS.limit(limits=1, user_api="blas"):
-            classes = class_snapshots(self._leader, self._store, self._resolutions())
+            classes = class_snapshots(leader, self._store, self._resolutions())
+            overlap = class_overlaps(leader, self._store, *work, trained=trained)
         snapshot = Snapshot(
             step=self._step,
             phase=self.phase,
-            particles_seen=self._course.trained,
+            particles_seen=trained,
             particles_presented=self._presented,
             geometry=self.geometry,
             classes=classes,
         )
-        return self._progress.described(snapshot, self._class_phases)
+        return self._progress.described(snapshot, self._class_phases, overlap)
 
     def assignments(self) -> Assignments:
         """What is known about each particle, in order of arrival."""

@@ -1,4 +1,4 @@
-"""How far a session has come: phases of classes, whether it still learns, how sure classes are.
+"""How far a session has come: the phase of each class, and whether it still learns.
 
 Everything here is measured on particles before they were learned from, or on the half-maps, and
 follows from the updates alone, so that a session that was interrupted says the same.
@@ -35,7 +35,6 @@ FEWEST_UPDATES = 6  # in each window: below, their scatter says nothing
 STILL = 0.02  # relative gain in held-out evidence from window to window that counts as none
 DEVIATIONS = 2.0  # of the gain's own error that must fit below it
 MOST_UPDATES = 2 * HELD_OUT // 20  # that are kept: two windows of minibatches of 20 and more
-OVERLAP_PARTICLES = 2000.0  # particles over which class overlap is averaged
 
 
 def supported_shells(fsc: npt.NDArray[np.floating]) -> int:
@@ -61,18 +60,15 @@ class Progress:
         self._best: Float64 = np.zeros((0, 2))  # (K, 2) most shells so far, presented at that time
         # (updates, 2 + shells) new particles, their mean nats, mean C^2 over noise per shell
         self._held_out: Float64 = np.zeros((0, 3 + max_radius))
-        self._overlap: Float64 = np.zeros((0, 0))  # (K, K) sums of mass of j in particles of i
 
     def after_update(
         self,
         fsc: Sequence[npt.NDArray[np.floating]],
-        class_mass: npt.NDArray[np.floating],
         *,
         presented: float,
         new_particles: int,
         evidence: float,
         transfer: npt.NDArray[np.floating],
-        annealing: bool,
     ) -> None:
         """Take note of an update.
 
@@ -80,31 +76,20 @@ class Progress:
         ----------
         fsc
             Half-map FSC of each class.
-        class_mass
-            (b, K) posterior mass of each class in each particle.
         evidence
             Mean of the particles, in nats, before they were learned from.
         transfer
             (max_radius + 1,) their mean C^2 over noise in each shell; 0 where none was used.
-        annealing
-            Classes are still blurred on purpose, which says nothing about how alike they are.
         """
         shells = np.array([supported_shells(one) for one in fsc], np.float64)
         if len(self._best) != len(shells):
             self._best = np.stack([shells, np.full(len(shells), presented)], axis=1)
-            self._overlap = np.zeros((len(shells),) * 2)
         # A class that lost half its detail is another one now: it begins anew.
         moved = (shells > self._best[:, 0]) | (shells < 0.5 * self._best[:, 0])
         self._best[moved] = np.stack([shells, np.full(len(shells), presented)], axis=1)[moved]
         if new_particles:
             entry = np.concatenate([[float(new_particles), evidence], transfer])
             self._held_out = np.concatenate([self._held_out, entry[None]])[-MOST_UPDATES:]
-        if not annealing:
-            self._note_overlap(np.asarray(class_mass, np.float64))
-
-    def _note_overlap(self, mass: Float64) -> None:
-        self._overlap *= np.exp(-len(mass) / OVERLAP_PARTICLES)
-        np.add.at(self._overlap, np.argmax(mass, axis=1), mass)
 
     def phases(self, presented: float, *, session: Phase, n_classes: int) -> tuple[Phase, ...]:
         """Phase of each class: final once its detail has come to an end."""
@@ -115,16 +100,6 @@ class Progress:
             "final" if shells >= self._max_radius or presented - at >= patience else "intermediate"
             for shells, at in self._best
         )
-
-    @property
-    def overlap(self) -> tuple[tuple[float, ...], ...]:
-        """Mean posterior mass of class j in particles whose best class is i, (K, K); rows sum to 1.
-
-        A class without particles has a row of zeros.
-        """
-        total = self._overlap.sum(axis=1, keepdims=True)
-        shares = self._overlap / np.maximum(total, 1e-12)
-        return tuple(tuple(float(value) for value in row) for row in shares)
 
     def gain(self, spectrum: npt.NDArray[np.floating]) -> tuple[float, float] | None:
         """Relative gain in held-out evidence from one window to the next, and its error.
@@ -158,12 +133,13 @@ class Progress:
         """Whether a gain and its error say that new particles teach nothing more."""
         return gain is not None and abs(gain[0]) + DEVIATIONS * gain[1] < STILL
 
-    def described(self, snapshot: Snapshot, phases: tuple[Phase, ...]) -> Snapshot:
-        """Put what is known here into a snapshot."""
-        rows = self.overlap if len(self._overlap) == len(snapshot.classes) else ()
+    def described(
+        self, snapshot: Snapshot, phases: tuple[Phase, ...], overlap: Float64
+    ) -> Snapshot:
+        """Put what is known here into a snapshot, and how far its classes overlap (K, K)."""
         classes = tuple(
-            replace(one, phase=phases[k], overlap=rows[k] if rows else ())
-            for k, one in enumerate(snapshot.classes)
+            replace(one, phase=phase, overlap=tuple(float(share) for share in row))
+            for one, phase, row in zip(snapshot.classes, phases, overlap, strict=True)
         )
         gain = self.gain(_power(snapshot, self._max_radius))
         converged = self.still(gain)
@@ -176,14 +152,12 @@ class Progress:
         return {
             "progress.best": self._best.copy(),
             "progress.held_out": self._held_out.copy(),
-            "progress.overlap": self._overlap.copy(),
         }
 
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take over a state that ``dump`` returned."""
         self._best = np.array(arrays["progress.best"], np.float64)
         self._held_out = np.array(arrays["progress.held_out"], np.float64)
-        self._overlap = np.array(arrays["progress.overlap"], np.float64)
 
 
 def _fitted(design: Float64, values: Float64, weights: Float64) -> tuple[float, float]:

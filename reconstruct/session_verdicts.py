@@ -13,9 +13,9 @@ from reconstruct.verdicts import Verdict
 
 __all__ = ["class_overlap", "converged", "enough_data", "forecast_of"]
 
-# Two halves of one species share about half of each other's particles; different species at SNR
-# 0.05 and above a few percent.
-OVERLAPPING = 0.25
+# Of particles asked (32 of each class), the share that the other class explains better: a half
+# where the maps are one and the same, 0 to 0.1 where they are two structures.
+OVERLAPPING = 0.3
 LEAST_PARTICLES = 300
 
 
@@ -80,7 +80,7 @@ def class_overlap(
     Parameters
     ----------
     overlap
-        (K,) mean posterior mass of each class in the particles of class ``index``.
+        (K,) share of the particles of class ``index`` that each class explains better.
     particles
         (K,) of each class.
     """
@@ -97,8 +97,8 @@ def class_overlap(
     return Verdict(
         kind="class_overlap",
         message=(
-            f"{100 * share:.0f} % of its particles' weight is in class {other + 1}: the two may be "
-            f"one structure, or too alike at this resolution"
+            f"class {other + 1} explains {100 * share:.0f} % of its particles better (50 % if the "
+            f"two were one): they may be one structure, or too alike at this resolution"
         ),
         values={"share": share, "other_class": float(other + 1)},
     )

@@ -253,7 +253,7 @@ class ClassSnapshot:
     effective_particles: float  # particles' worth of information inside the memory window
     view_histogram: FloatArray  # (18, 36) counts over tilt (0..pi) x rot (-pi..pi)
     phase: Phase = "waiting"
-    overlap: tuple[float, ...] = ()  # (K,) share of its particles that could be of class j
+    overlap: tuple[float, ...] = ()  # (K,) share of its particles that class j explains better
 
 
 @dataclass(frozen=True)

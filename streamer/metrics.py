@@ -157,7 +157,9 @@ class Metrics:
             "class_phase", "1 for the current phase of the class.", "class", "phase"
         )
         self._overlap = gauge(
-            "class_overlap_ratio", "Largest share that another class has of its particles.", "class"
+            "class_overlap_ratio",
+            "Share of its particles that another class explains better.",
+            "class",
         )
         self._needed = gauge(
             "class_particles_needed",
@@ -345,8 +347,7 @@ class Metrics:
         name = str(index + 1)
         for phase in get_args(Phase):
             self._class_phase.labels(name, phase).set(1.0 if phase == item.phase else 0.0)
-        others = [share for other, share in enumerate(item.overlap) if other != index]
-        self._overlap.labels(name).set(max(others, default=0.0))
+        self._overlap.labels(name).set(max(item.overlap, default=0.0))
         found = forecast_of(item, snapshot)
         if found is None or not found.needs:
             self._forget(self._needed, name)

@@ -1,4 +1,4 @@
-"""Phases, convergence and overlap follow from half-maps and held-out evidence, or wait."""
+"""Phases and convergence follow from half-maps and held-out evidence, or wait for them."""
 
 from __future__ import annotations
 
@@ -31,22 +31,17 @@ class Session:
         self,
         *shells: int,
         evidence: float = 100.0,
-        mass: np.ndarray | None = None,
         scatter: float = 1.0,
         **more: Any,
     ) -> None:
         self.presented += 300
-        if mass is None:
-            mass = np.eye(self.n_classes)[np.arange(300) % self.n_classes]
         settings: dict[str, Any] = {
             "new_particles": 300,
-            "annealing": False,
             "transfer": np.ones(MAX_RADIUS + 1),
             **more,
         }
         self.progress.after_update(
             [curve(one) for one in shells],
-            mass,
             presented=self.presented,
             evidence=evidence + scatter * self.rng.standard_normal(),
             **settings,
@@ -161,23 +156,6 @@ def test_what_the_defocus_explains_is_not_taken_for_a_gain() -> None:
     assert better.gain[0] > 0.05
 
 
-# ---- overlap
-
-
-def test_overlap_is_the_mass_that_others_have_of_a_class() -> None:
-    session = Session(2)
-    mass = np.array([[0.7, 0.3]] * 100 + [[0.1, 0.9]] * 200)
-    for _ in range(3):
-        session.update(9, 9, mass=mass)
-    assert np.allclose(session.progress.overlap, [[0.7, 0.3], [0.1, 0.9]])
-
-
-def test_classes_that_are_blurred_on_purpose_say_nothing() -> None:
-    session = Session(2)
-    session.update(9, 9, mass=np.full((300, 2), 0.5), annealing=True)
-    assert session.progress.overlap == ((0.0, 0.0), (0.0, 0.0))
-
-
 # ---- state
 
 
@@ -188,6 +166,5 @@ def test_a_restored_progress_says_the_same() -> None:
     again = Progress(MAX_RADIUS)
     again.restore({name: array.copy() for name, array in session.progress.dump().items()})
     assert again.gain(SPECTRUM) == session.gain
-    assert again.overlap == session.progress.overlap
     session.progress = again
     assert len(session.phases) == 2

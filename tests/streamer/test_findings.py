@@ -125,8 +125,8 @@ def test_how_a_session_goes_is_told_when_it_changes() -> None:
     poses = rotations(400)
     views = (poses[:, 2], poses[:, 2])
     item = one_class(ring(1), poses).classes[0]
-    apart = (replace(item, overlap=(0.9, 0.1)), replace(item, overlap=(0.1, 0.9)))
-    alike = (replace(item, overlap=(0.6, 0.4)), replace(item, overlap=(0.1, 0.9)))
+    apart = (replace(item, overlap=(0.0, 0.1)), replace(item, overlap=(0.1, 0.0)))
+    alike = (replace(item, overlap=(0.0, 0.4)), replace(item, overlap=(0.1, 0.0)))
     course = [
         one_class(ring(1), poses, classes=apart),
         one_class(ring(1), poses, classes=alike),

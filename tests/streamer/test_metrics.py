@@ -292,7 +292,7 @@ def test_a_snapshot_shows_how_far_each_class_has_come_and_forgets_what_is_not_kn
         resolution_angstrom=320 / 14.3,
         particles=3000,
         phase="final",
-        overlap=(0.7, 0.3),
+        overlap=(0.0, 0.3),
     )
     geometry = Geometry(64, 5.0)
     metrics.snapshot(replace(shown, classes=(item, item), geometry=geometry, converged=True))

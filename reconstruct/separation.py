@@ -1,0 +1,108 @@
+"""How well one class would explain the particles of another: whether they can be told apart.
+
+Classes that compete for particles seem surer of them than they are, so their shares of a particle
+say little. Instead particles of each class are searched in every class alone, against the map of
+the half-set that they are not in. Where two classes are one structure, each explains half of the
+other's particles better; only a few particles are asked, those first that the maps have forgotten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from reconstruct.learned import first_half
+from reconstruct.learner import Learner
+from reconstruct.rotations import random_rotations
+from reconstruct.search import WeightedBatch, search_poses
+from reconstruct.search_device import search_on_device
+from reconstruct.store import ParticleStore
+
+__all__ = ["class_overlaps"]
+
+Float64 = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+Weigh = Callable[[Rows, int], WeightedBatch]
+
+SAMPLE = 32  # particles of a class that are searched
+FEWEST = 8
+
+
+def class_overlaps(
+    learner: Learner,
+    store: ParticleStore,
+    weigh: Weigh,
+    workers: Executor,
+    *,
+    trained: int,
+) -> Float64:
+    """Share (K, K) of particles of class i that class j explains better, from 0 to about 1/2.
+
+    0 in the rows and columns of classes with too few particles.
+    """
+    n_classes = learner.n_classes
+    shares = np.zeros((n_classes, n_classes))
+    if n_classes == 1 or learner.cubes is None:
+        return shares
+    classes = np.asarray(store["class_index"][:trained], np.int32)
+    samples = [_sample(classes, i, float(learner.mass[i]), store) for i in range(n_classes)]
+    used = [i for i, rows in enumerate(samples) if len(rows) >= FEWEST]
+    for i in used:
+        half = store.half_of(samples[i]) ^ 1  # scored by the other half-set's map
+        order = np.argsort(half, kind="stable")
+        batch = weigh(samples[i][order], learner.insert_radius)
+        evidence = {j: _alone(learner, batch, half[order], j, workers) for j in used}
+        for j in used:
+            shares[i, j] = (evidence[j] > evidence[i]).mean()
+    return shares
+
+
+def _sample(classes: npt.NDArray[np.int32], i: int, mass: float, store: ParticleStore) -> Rows:
+    """The latest particles of a class that its map has forgotten, or its first ones."""
+    own = np.flatnonzero(classes == i)
+    own = own[store.holds(own)]
+    return own[: max(SAMPLE, len(own) - int(mass))][-SAMPLE:]
+
+
+def _alone(
+    learner: Learner,
+    batch: WeightedBatch,
+    half: npt.NDArray[np.integer],
+    k: int,
+    workers: Executor,
+) -> npt.NDArray[np.floating]:
+    """Evidence (b,) of a batch in class ``k``, as if there were no other."""
+    assert learner.cubes is not None
+    backend, first = learner.backend, first_half(half) if learner.split else len(batch)
+    places = [k, k + learner.n_classes] if learner.split else [k]
+    cubes = learner.cubes[np.array(places)]
+    rng = np.random.default_rng([*learner.seed, learner.updates, k])
+    plan = learner.plan(cold=False)
+    turn, prior = random_rotations(rng, 1)[0], np.zeros(1, np.float32)
+    if backend.on_device:
+        plane = replace(
+            learner.plane,
+            kx=backend.asarray(learner.plane.kx),
+            ky=backend.asarray(learner.plane.ky),
+        )
+        poses = search_on_device(
+            batch, cubes, first, plane, plan,
+            scale=learner.grid.scale, log_class_weights=prior, turn=turn, group=learner.group,
+            backend=backend,
+        )  # fmt: skip
+        return backend.asnumpy(poses.evidence)
+    spans = [slice(0, first), slice(first, len(batch))]
+    found = [
+        search_poses(
+            batch.span(rows), cubes[number : number + 1], learner.plane, plan,
+            scale=learner.grid.scale, log_class_weights=prior, turn=turn, group=learner.group,
+            workers=workers,
+        ).evidence
+        for number, rows in enumerate(spans)
+        if rows.start < rows.stop
+    ]  # fmt: skip
+    return np.concatenate(found)
