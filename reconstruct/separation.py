@@ -78,8 +78,8 @@ def _alone(
     """Evidence (b,) of a batch in class ``k``, as if there were no other."""
     assert learner.cubes is not None
     backend, first = learner.backend, first_half(half) if learner.split else len(batch)
-    places = [k, k + learner.n_classes] if learner.split else [k]
-    cubes = learner.cubes[np.array(places)]
+    # that of both half-sets, or of each: (1 or 2, g, g, g, 2)
+    cubes = backend.xp.ascontiguousarray(learner.cubes[k :: learner.n_classes])
     rng = np.random.default_rng([*learner.seed, learner.updates, k])
     plan = learner.plan(cold=False)
     turn, prior = random_rotations(rng, 1)[0], np.zeros(1, np.float32)

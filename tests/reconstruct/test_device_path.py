@@ -22,6 +22,7 @@ from tests.reconstruct import strict_arrays
 from tests.reconstruct.cuda_host import HostLauncher, host_backend
 
 MAP_CORRELATION = 0.99999  # after three updates; float32 sums in another order
+OPTION_CORRELATION = 0.999  # after up to a dozen updates of few particles
 EVIDENCE_TOLERANCE = 1e-4  # relative
 SAME_POSE_DEGREES = 0.2  # arccos of float32 matrices is no better than 0.05
 WEIGHT_TOLERANCE = 1e-4  # relative: the CTF in float32, divided by the noise
@@ -274,3 +275,31 @@ def test_a_device_that_is_not_there_is_refused_with_a_remedy() -> None:
         make_backend("cuda")
     assert make_backend("auto").device == "cpu"
     assert [one.usable for one in describe_devices()] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"optimizer": "sgd", "momentum": 0.5, "n_classes": 2},
+        {"nonnegativity": "on", "centring": "on", "presentations_per_shell": 8},
+        {"nonnegativity": "auto", "replay_passes": 8, "n_classes": 2},
+        {"initial_ess_fraction": 0.5},
+        {"noise_source": "residuals", "noise_initial_weight": 1.0, "replay_passes": 4},
+        {"store_particles": 16, "store_precision": "float16", "race_particles": 16},
+    ],
+    ids=["sgd", "cut", "judged", "hot", "residuals", "bounded"],
+)
+def test_every_option_works_on_a_device_as_on_the_cpu(
+    host: Backend, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("reconstruct.store.RECENT", 2)
+    monkeypatch.setattr("reconstruct.positivity.JUDGE_EVERY", 4)
+    monkeypatch.setattr("reconstruct.centring.LEAST_PIXELS", 0.0)
+    base = replace(SETTINGS, race_particles=16, race_epochs=2)
+    settings = replace(base, **change)
+    cpu, device = trained("cpu", settings), trained(host, settings)
+    one, other = cpu.snapshot().classes[0].volume, device.snapshot().classes[0].volume
+    assert np.corrcoef(one.ravel(), other.ravel())[0, 1] > OPTION_CORRELATION
+    plain = trained("cpu", replace(base, n_classes=settings.n_classes))
+    if change.get("nonnegativity") != "auto":
+        assert not np.array_equal(one, plain.snapshot().classes[0].volume)
