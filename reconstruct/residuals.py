@@ -72,7 +72,8 @@ def measure_residuals(
     rotation = np.ascontiguousarray(result.poses.rotation[pick, 0], np.float32)
     slices = np.empty((len(rows), 2, n), np.float32)
     # Rare and small: on a device the cubes come to the host, a few MB every few updates.
-    cubes = learner.backend.asnumpy(learner.cubes)  # (K or 2 K, ...)
+    # (K or 2 K, g, g, g, 2); a device keeps each value's neighbour with it
+    cubes = np.ascontiguousarray(learner.backend.asnumpy(learner.cubes)[..., :2])
     map_of = best + learner.n_classes * half * (len(cubes) > learner.n_classes)
     for number, cube in enumerate(cubes):
         members = np.flatnonzero(map_of == number)
