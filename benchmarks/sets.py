@@ -6,7 +6,7 @@ same name and seed mean the same particles everywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from reconstruct.density import density_from_atoms, fit_volume
 from reconstruct.io.atoms import read_atoms
+from reconstruct.rotations import rotation_grid
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
 from reconstruct.structures import demo_particle
 from reconstruct.types import Geometry
@@ -24,15 +25,20 @@ __all__ = [
     "RECIPES",
     "StandardSet",
     "beta_galactosidase",
+    "composition",
     "demo",
     "groel",
+    "late_species",
     "load",
     "mixture",
     "ribosome",
+    "three_species",
     "trpv1",
     "two_states",
     "virus",
 ]
+
+RIBOSOME_VOXELS = 24_000  # of (5 A)^3: 2.5 MDa
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,62 @@ def mixture(data: Path, *, n_particles: int = 12_000, seed: int = 0) -> Standard
     return StandardSet("mixture", species, geometry, "C1", settings)
 
 
+def three_species(data: Path, *, n_particles: int = 12_000, seed: int = 0) -> StandardSet:
+    """Ribosome, GroEL and beta-galactosidase in equal parts with 25 % junk: 64 px at 5 A."""
+    two = mixture(data, n_particles=n_particles, seed=seed)
+    third = _map(data / "maps" / "betaGal_3.54A_100.mrc", two.geometry, pixel_size_angstrom=3.54)
+    return replace(two, name="three_species", species=(*two.species, Species(_unit_power(third))))
+
+
+def late_species(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
+    """Ribosomes; from 60 % of the set on, every second particle is a GroEL. 64 px at 5 A."""
+    two = mixture(data, n_particles=n_particles, seed=seed)
+    first, second = two.species
+    return replace(
+        two,
+        name="late_species",
+        species=(first, replace(second, appears_at=0.6)),
+        settings=replace(two.settings, junk_fraction=0.0),
+    )
+
+
+def composition(data: Path, *, n_particles: int = 8_000, seed: int = 0) -> StandardSet:
+    """Ribosomes with and without a factor of 70 kDa in a cleft, in equal parts: 64 px at 5 A.
+
+    The factor is a monomer of Hsp90, as dense as the ribosome's inside.
+    """
+    alone = ribosome(data, n_particles=n_particles, seed=seed)
+    whole = alone.species[0].volume
+    factor = _model(data / "models" / "hsp90_monoA.pdb", alone.geometry)
+    taken = whole > np.sort(whole, axis=None)[-RIBOSOME_VOXELS]
+    factor = factor * (whole[taken].mean() / factor[factor > 0.5 * factor.max()].mean())
+    bound = whole + _docked(factor, taken)
+    species = (Species(whole), Species(bound.astype(np.float32)))
+    return replace(alone, name="composition", species=species)
+
+
+def _docked(
+    factor: npt.NDArray[np.float32], taken: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """Slide a map in from all sides and leave it where it comes closest to the centre.
+
+    It may overlap with what is ``taken`` by a twentieth of itself.
+    """
+    solid = factor > 0.5 * factor.max()
+    most = 0.05 * solid.sum()
+    points = np.argwhere(solid)
+    best, closest = np.zeros(3, np.intp), np.inf
+    for direction in rotation_grid(576)[:, 2]:
+        for distance in np.arange(26.0, 0.0, -1.0):
+            if distance >= closest:
+                continue
+            place = np.rint(distance * direction).astype(np.intp)
+            if taken[tuple(np.clip(points + place, 0, len(taken) - 1).T)].sum() > most:
+                break
+            best, closest = place, distance
+    return np.roll(factor, tuple(best), axis=(0, 1, 2))
+
+
 def demo(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
     """The demo's two species, 7 to 3, with a tenth of junk: 64 px at 5 A; needs no data."""
     del data
@@ -192,10 +254,13 @@ class Recipe(Protocol):
 
 RECIPES: dict[str, Recipe] = {
     "beta_galactosidase": beta_galactosidase,
+    "composition": composition,
     "demo": demo,
     "groel": groel,
+    "late_species": late_species,
     "mixture": mixture,
     "ribosome": ribosome,
+    "three_species": three_species,
     "trpv1": trpv1,
     "two_states": two_states,
     "virus": virus,

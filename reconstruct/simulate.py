@@ -93,7 +93,8 @@ def simulate(
         plane=image_plane(geometry.box),
         projectors=tuple(make_projector(kind.volume) for kind in species),
         fragments=_fragments(species[0].volume, settings) if settings.junk_fraction > 0 else (),
-        fractions=np.array([kind.fraction for kind in species]) / sum(k.fraction for k in species),
+        fractions=np.array([kind.fraction for kind in species]),
+        appear_at=np.array([kind.appears_at for kind in species]),
         geometry=geometry,
     )
     gain = _gain(bench, settings)
@@ -133,7 +134,8 @@ class _Bench:
     plane: ImagePlane
     projectors: tuple[Projector, ...]
     fragments: tuple[Projector, ...]
-    fractions: FloatArray  # (species,) sums to 1
+    fractions: FloatArray  # (species,) relative
+    appear_at: FloatArray  # (species,) share of the set
     geometry: Geometry
 
 
@@ -156,6 +158,10 @@ def _check(species: Sequence[Species], geometry: Geometry, settings: SimulationS
             raise ValueError(f"a species has a volume of {kind.volume.shape}, the box is {box}")
         if kind.fraction <= 0:
             raise ValueError(f"a species' fraction must be above 0, not {kind.fraction}")
+        if not 0 <= kind.appears_at < 1:
+            raise ValueError(f"a species' appears_at must be 0 to below 1, not {kind.appears_at}")
+    if all(kind.appears_at > 0 for kind in species):
+        raise ValueError("one species must be there from the start: appears_at 0")
     if settings.n_particles <= 0 or settings.particles_per_micrograph <= 0:
         raise ValueError("n_particles and particles_per_micrograph must be above 0")
     if settings.snr <= 0:
@@ -173,7 +179,8 @@ def _draw_truth(
     bench: _Bench,
     settings: SimulationSettings,
 ) -> _Truth:
-    species = rng.choice(len(bench.fractions), size=count, p=bench.fractions).astype(np.int32)
+    here = bench.fractions * (first >= bench.appear_at * settings.n_particles)
+    species = rng.choice(len(here), size=count, p=here / here.sum()).astype(np.int32)
     species[rng.random(count) < settings.junk_fraction] = JUNK
     shift = settings.max_shift_angstrom
     centre = rng.uniform(*settings.defocus_angstrom)

@@ -41,6 +41,7 @@ class Species:
 
     volume: FloatArray  # (box, box, box) on the grid of the geometry
     fraction: float = 1.0  # relative share of the particles that are not junk
+    appears_at: float = 0.0  # share of the set, in order, before which there are none of it
 
 
 @dataclass(frozen=True)
