@@ -147,7 +147,7 @@ def _scene(
     batch = engine._weighted(rows, learner.insert_radius)
     learner.adopt(batch, np.arange(used) * 2 // used, poses, workers=workers)
     learner.fsc = learner.compare_halves()
-    learner._make_cubes()
+    learner.make_references()
     return Scene(
         truth=truth.rotations[:count],
         batch=engine._weighted(np.arange(count), learner.insert_radius),

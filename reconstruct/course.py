@@ -54,9 +54,20 @@ class Course:
     def minibatch(self, presented: float) -> int:
         """Particles of an update after ``presented`` presentations."""
         cold = self.racing or presented < self.schedule.cold_presented
-        return self.settings.minibatch_initial if cold else self.settings.minibatch_final
+        one = self.settings.minibatch_initial if cold else self.settings.minibatch_final
+        return one * self._classes_fed
+
+    @property
+    def _classes_fed(self) -> int:
+        """Several classes share a minibatch, so it is twice as large."""
+        return min(2, self.settings.n_classes)
 
     # ---- the race
+
+    @property
+    def race_starts(self) -> int:
+        """Random starts that are raced: fewer with several classes, which are rivals themselves."""
+        return max(1, self.settings.race_starts // self.settings.n_classes)
 
     @property
     def race_due(self) -> bool:
@@ -67,7 +78,8 @@ class Course:
         """Take the next of the race's ``particles`` first particles again."""
         epoch, position = divmod(self.race_cursor, particles)
         order = _order(self.settings.seed, RACE_ORDER, epoch, particles)
-        rows = order[position : position + self.settings.minibatch_initial]
+        size = self.settings.minibatch_initial * self._classes_fed
+        rows = order[position : position + size]
         self.race_cursor += len(rows)
         return rows
 
@@ -103,7 +115,8 @@ class Course:
 
     def replay(self, radius: int, particles: Rows) -> Replay:
         """Take the next of ``particles`` to be replayed; ``radius`` is the working radius."""
-        size = max(self.settings.minibatch_final, min(LARGEST, len(particles) // REPLAYED_AT_ONCE))
+        one = max(self.settings.minibatch_final, min(LARGEST, len(particles) // REPLAYED_AT_ONCE))
+        size = one * self._classes_fed
         index, position = divmod(self.replay_cursor, len(particles))
         if not position:
             self.radius_at_pass = radius

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,9 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from reconstruct.backend import Backend, make_backend, usable_cores
+from reconstruct.class_actions import Session
 from reconstruct.course import Course
-from reconstruct.engine_events import (
-    mask_event,
-    race_event,
-    store_event,
-    with_events,
-)
+from reconstruct.engine_events import mask_event, race_event, store_event, with_events
 from reconstruct.engine_state import (
     Arrays,
     check_version,
@@ -37,10 +34,10 @@ from reconstruct.fourier import image_spectra
 from reconstruct.layout import make_layout
 from reconstruct.learned import LearnResult, Start
 from reconstruct.learner import Learner
+from reconstruct.learner_state import new_learner, restore_learner
+from reconstruct.lifecycle import Lifecycle
 from reconstruct.memory import plan_memory
 from reconstruct.noise import NoiseSpectra, noise_model_of, normalise
-from reconstruct.optimizer import optimizer_of
-from reconstruct.positivity import Positivity
 from reconstruct.progress import Progress, mean_transfer
 from reconstruct.residuals import RESIDUALS_EVERY, measure_residuals
 from reconstruct.schedule import memory_window
@@ -66,6 +63,7 @@ __all__ = ["Engine"]
 Rows = npt.NDArray[np.intp]
 
 COUNTERS = ("presented", "step")  # attributes, less the underscore, that a checkpoint keeps
+MOST_BORN = 2  # classes beyond those that were asked for
 _BLAS = ThreadpoolController()
 
 
@@ -124,30 +122,14 @@ class Engine:
             noise_model_of(settings),
             coefficients=np.bincount(self.plane.shell, minlength=self.max_radius + 1),
         )
-        self._learners = [self._new_learner(i) for i in range(settings.race_starts)]
         self._course = Course(settings, layout.schedule)
+        self._new_learner = partial(new_learner, settings, layout, backend=self.backend)
+        self._learners = [self._new_learner(i) for i in range(self._course.race_starts)]
+        self._life = Lifecycle(most_classes=settings.n_classes + MOST_BORN)
         self._progress = Progress(self.max_radius)
         self._presented = 0
         self._step = 0
         self._workers = ThreadPoolExecutor(max_workers=usable_cores())
-
-    def _new_learner(self, number: int) -> Learner:
-        return Learner(
-            plane=self.plane,
-            grid=self.grid,
-            n_classes=self.settings.n_classes,
-            seed=(self.settings.seed, number),
-            max_shift_pixels=self._max_shift_pixels,
-            max_radius=self.max_radius,
-            schedule=self._schedule,
-            class_similarity=self.settings.class_similarity,
-            initial_ess_fraction=self.settings.initial_ess_fraction,
-            positivity=Positivity(self.settings.nonnegativity),
-            centring=self.settings.centring,
-            optimizer=optimizer_of(self.settings),
-            pose_search=self.settings.pose_search,
-            backend=self.backend,
-        )
 
     # ---- particles in
 
@@ -239,7 +221,7 @@ class Engine:
         report = self._update(rows, new=len(rows), cold=self._course.racing)
         if self._store.note_trained(self._course.trained):
             report = with_events(report, store_event(self.settings.store_particles or 0))
-        return self._with_symmetry(report)
+        return self._with_symmetry(self._with_classes(report))
 
     def _race_again(self, particles: int) -> StepReport:
         """Present the race's particles again; decide it after the last epoch."""
@@ -252,7 +234,7 @@ class Engine:
     def _decide_race(self, report: StepReport) -> StepReport:
         event = race_event(
             [learner.evidence for learner in self._learners],
-            starts=self.settings.race_starts,
+            starts=self._course.race_starts,
             particles=self._course.trained,
         )
         leader = self._leader
@@ -272,7 +254,23 @@ class Engine:
         window = len(held) / (2.0 if again.index == 0 else 1.0)
         local = not again.everywhere
         report = self._update(again.rows, new=0, cold=False, local=local, window=window)
-        return self._with_symmetry(report, last_chance=again.last_chance)
+        return self._with_symmetry(self._with_classes(report), last_chance=again.last_chance)
+
+    def _with_classes(self, report: StepReport) -> StepReport:
+        """Look after the classes of the map that was chosen."""
+        if self._course.racing:
+            return report
+        session = Session(
+            learner=self._leader,
+            store=self._store,
+            trained=self._course.trained,
+            weigh=self._weighted,
+            workers=self._workers,
+            new_learner=partial(self._new_learner, n_classes=1),
+        )
+        with _BLAS.limit(limits=1, user_api="blas"):
+            events = self._life.after_update(session, streaming=report.new_particles > 0)
+        return with_events(replace(report, **self._standing), *events) if events else report
 
     def _with_symmetry(self, report: StepReport, *, last_chance: bool = False) -> StepReport:
         """Take up a symmetry once the C1 map shows its axes."""
@@ -281,15 +279,7 @@ class Engine:
         leader = self._leader
         with _BLAS.limit(limits=1, user_api="blas"):
             event = self._symmetry.after_update(leader, self._store, last_chance=last_chance)
-        if event is None:
-            return report
-        now = replace(
-            report,
-            symmetry=leader.group,
-            radius_shells=(leader.radius,) * self.settings.n_classes,
-            resolution_angstrom=self._resolutions(),
-        )
-        return with_events(now, event)
+        return report if event is None else with_events(replace(report, **self._standing), event)
 
     def _update(
         self,
@@ -397,20 +387,28 @@ class Engine:
             particles_seen=self._course.trained,
             particles_presented=self._presented,
             temperature=leader.temperature,
-            radius_shells=(leader.radius,) * self.settings.n_classes,
-            resolution_angstrom=self._resolutions(),
-            symmetry=leader.group,
-            class_phases=self._class_phases,
-            occupancy=tuple(float(share) for share in leader.class_share),
+            **self._standing,
             evidence_per_particle=evidence,
             stage_seconds=result.stage_seconds,
             searches=result.searches,
         )
 
+    @property
+    def _standing(self) -> dict[str, Any]:
+        """What a report says of the leader, which may change after its update."""
+        leader = self._leader
+        return {
+            "radius_shells": (leader.radius,) * leader.n_classes,
+            "resolution_angstrom": self._resolutions(),
+            "symmetry": leader.group,
+            "class_phases": self._class_phases,
+            "occupancy": tuple(float(share) for share in leader.class_share),
+        }
+
     def _resolutions(self) -> tuple[float | None, ...]:
         leader = self._leader
         if self._course.racing or not tells_signal(leader.evidence, self._course.trained):
-            return (None,) * self.settings.n_classes
+            return (None,) * leader.n_classes
         return tuple(honest_resolution(fsc, self.geometry.box_angstrom) for fsc in leader.fsc)
 
     @property
@@ -442,7 +440,7 @@ class Engine:
 
     def dump(self) -> tuple[dict[str, Any], Arrays]:
         """All state that changes; ``dump_store`` has the rest."""
-        return pack(
+        meta, arrays = pack(
             {
                 **self._course.dump(),
                 **self._symmetry.dump(),
@@ -454,6 +452,7 @@ class Engine:
             learners=self._learners,
             more=self._progress.dump(),
         )
+        return {**meta, "lifecycle": self._life.dump()}, arrays
 
     def dump_store(self, start: int) -> Arrays:
         """Immutable rows of the particle store from row ``start`` on."""
@@ -487,11 +486,12 @@ class Engine:
         engine._progress.restore(arrays)
         engine._course.restore(meta)
         engine._symmetry.restore(meta)
+        engine._life.restore(meta.get("lifecycle", {}))
         for name in COUNTERS:
             setattr(engine, f"_{name}", meta[name])
         engine._learners = []
         for number, learner_meta in enumerate(meta["learners"]):
             learner = engine._new_learner(int(learner_meta["seed"][1]))
-            learner.restore(learner_meta, learner_arrays(arrays, number))
+            restore_learner(learner, learner_meta, learner_arrays(arrays, number))
             engine._learners.append(learner)
         return engine

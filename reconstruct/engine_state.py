@@ -11,6 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from reconstruct.learner import Learner
+from reconstruct.learner_state import dump_learner
 from reconstruct.noise import NoiseSpectra
 from reconstruct.store import ParticleStore
 from reconstruct.types import Optics
@@ -43,7 +44,7 @@ def pack(
     arrays: Arrays = {**noise.dump(), **more}
     arrays |= {f"store.{name}": array for name, array in store.dump().items()}
     for number, learner in enumerate(learners):
-        learner_meta, of_learner = learner.dump()
+        learner_meta, of_learner = dump_learner(learner)
         meta["learners"].append(learner_meta)
         for name, array in of_learner.items():
             arrays[f"learner{number}.{name}"] = array

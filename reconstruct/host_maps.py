@@ -29,6 +29,7 @@ def reference_cubes(
     sets: int,
     join: int,
     cut: npt.NDArray[np.bool_],
+    resting: npt.NDArray[np.bool_],
 ) -> Float32:
     """Cubes (sets K, g, g, g, 2) that particles are scored against.
 
@@ -42,36 +43,39 @@ def reference_cubes(
         1: every map is of both half-sets; 2: of each, from shell ``join`` on.
     cut
         (K,) whether negative density is cut away.
+    resting
+        (K,) classes without a map, whose cubes are 0; not all of them.
     """
-    cubes = []
+    cubes: list[Float32 | None] = []
     for halves in ((0, 1), (0,), (1,))[sets - 1 : 2 * sets - 1]:
         for k, grid in enumerate(grids):
+            if resting[k]:
+                cubes.append(None)
+                continue
             own = spectrum(k, halves)
             if sets == 2:
                 own = join_low_frequencies(own, spectrum(k, (0, 1)), grid, join)
             cubes.append(reference_cube(own, grid, negative="cut" if cut[k] else "keep"))
-    return np.stack(cubes)
+    made = [cube for cube in cubes if cube is not None]
+    return np.stack([np.zeros_like(made[0]) if cube is None else cube for cube in cubes])
 
 
 def compare_halves(
-    crop: Callable[[int, int], Float32],
-    grids: Sequence[MapGrid],
+    crops: Sequence[Float32],
+    grid: MapGrid,
     *,
     radius: int,
     fraction: float,
 ) -> Float64:
-    """Half-map FSC (K, radius + 1) within each class's mask.
+    """Half-map FSC (radius + 1,) within a class's mask.
 
     Parameters
     ----------
-    crop
-        Gives the statistics of a class and half-set up to ``radius``.
+    crops
+        Statistics of the two half-sets up to ``radius``.
     fraction
         Share of signal that is assumed in every shell.
     """
     assumed = np.full(radius + 1, fraction)
-    curves = np.zeros((len(grids), radius + 1))
-    for k, grid in enumerate(grids):
-        first, second = (quotient(crop(k, h), grid, radius, assumed) for h in (0, 1))
-        curves[k] = half_map_fsc(first, second, grid, radius)
-    return curves
+    first, second = (quotient(crop, grid, radius, assumed) for crop in crops)
+    return half_map_fsc(first, second, grid, radius)

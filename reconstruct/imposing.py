@@ -27,9 +27,12 @@ __all__ = ["impose", "seek_axes"]
 
 
 def seek_axes(learner: Learner, group: str) -> tuple[SymmetryVerdict, ...]:
-    """Best axes of ``group`` in the map of every class, good or not."""
+    """Best axes of ``group`` in the map of every class, good or not; a class at rest has none."""
     found = []
     for k in range(learner.n_classes):
+        if learner.resting[k]:
+            found.append(_nowhere(group))
+            continue
         spectrum = learner.map_spectrum(k, learner.fsc[k], radius=learner.radius)
         volume = box_volume(spectrum, learner.class_grid(k), windowed=True)
         found.append(find_axes(volume, group))
@@ -68,3 +71,18 @@ def _turned(
     crop = symmetric_plane(statistics, reach)
     crop = shift_statistics(crop, verdict.displacement_pixels, padded=padded)
     return storable_statistics(rotate_statistics(crop, verdict.axes))
+
+
+def _nowhere(group: str) -> SymmetryVerdict:
+    """Say nothing of a class without a map: axes that turn and move nothing."""
+    return SymmetryVerdict(
+        group=group,
+        axes=np.eye(3),
+        displacement_pixels=np.zeros(3),
+        score=0.0,
+        runner_up="C1",
+        runner_up_score=0.0,
+        continuous_score=0.0,
+        scores={},
+        message="The class has no map",
+    )

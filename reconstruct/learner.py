@@ -51,11 +51,10 @@ __all__ = ["Learner"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
 
 FSC_FRACTION = 0.9  # signal share assumed while the half maps are compared with each other
 NARROWEST_MASK = 0.15  # of the box, as a radius
-_PLAIN = ("presented", "updates", "evidence", "split", "group", "temperature")
-_ARRAYS = ("class_share", "mass", "mask_radius")
 FSC_EVERY = 3  # updates between half-map comparisons while the radius cannot grow anyway
 
 
@@ -80,6 +79,7 @@ class Learner:
     class_share: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) sums to 1
     mass: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) particles remembered
     mask_radius: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) pixels
+    resting: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))  # (K,) without a map
     evidence: float = 0.0  # running mean per particle, nats
     statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 2, 3), np.float32))
     cubes: Float32 | None = None  # references (K or 2 K, g, g, g, ..), of all or of each half-set
@@ -104,6 +104,7 @@ class Learner:
             self.class_share = np.full(self.n_classes, 1.0 / self.n_classes)
             self.mass = np.zeros(self.n_classes)
             self.mask_radius = np.full(self.n_classes, self.grid.mask_radius_pixels)
+            self.resting = np.zeros(self.n_classes, np.bool_)
             self.fsc = [np.ones(self.max_radius + 1) for _ in range(self.n_classes)]
             self.growth = ShellGrowth(min(self.schedule.start_radius, self.max_radius), 0)
             self._reserve(self.insert_radius)
@@ -142,7 +143,7 @@ class Learner:
         if reach != (self.statistics.shape[2] - 1) // 2:
             self.statistics = at_reach(self.statistics, reach, self.backend)
         self.fsc = self.compare_halves()
-        self._make_cubes()
+        self.make_references()
 
     def _fit_masks(self, workers: Executor) -> None:
         """Close each class's mask in on its particle, never wider than the session's."""
@@ -152,6 +153,8 @@ class Learner:
                 self.statistics, volumes, padded=self.grid.padded, backend=self.backend
             )
         for k, radius in enumerate(workers.map(particle_radius_pixels, volumes)):
+            if self.resting[k]:
+                continue
             self.mask_radius[k] = np.clip(
                 radius, NARROWEST_MASK * self.grid.box, self.grid.mask_radius_pixels
             )
@@ -250,7 +253,7 @@ class Learner:
         start = Start(best.rotation[:, 0], best.shift[:, 0], best.class_index[:, 0])
 
         def evidence() -> Float32:
-            self._make_cubes()
+            self.make_references()
             rng = self._rng()
             poses, _ = self._search(batch, first, rng, cold=False, workers=workers, start=start)
             return self.backend.asnumpy(poses.evidence)
@@ -287,6 +290,7 @@ class Learner:
         cold: bool,
         workers: Executor,
         start: Start | None,
+        only: int | None = None,
     ) -> tuple[Poses, tuple[SearchCount, ...]]:
         b, xp = len(batch), self.backend.xp
         if self.cubes is None:  # nothing known: random poses and classes make the first volume
@@ -296,6 +300,11 @@ class Learner:
             return known, ()
         plan = self.plan(cold=cold)
         smoothed = (self.class_share + 0.02 / self.n_classes) / 1.02
+        log_class_weights = np.log(smoothed).astype(np.float32)
+        cubes, resting = self.cubes, self.resting
+        if only is not None:
+            cubes = xp.ascontiguousarray(cubes[only :: self.n_classes])
+            log_class_weights, resting = np.zeros(1, np.float32), np.zeros(1, np.bool_)
         cells = None
         if start is not None:
             cells = local_start(
@@ -304,12 +313,13 @@ class Learner:
         return find_poses(
             self.pose_search,
             batch,
-            self.cubes,
+            cubes,
             first if self.split else b,
             self._plane,
             plan,
             scale=self.grid.scale,
-            log_class_weights=np.log(smoothed).astype(np.float32),
+            log_class_weights=log_class_weights,
+            resting=resting,
             turn=random_rotations(rng, 1)[0],
             group=self.group,
             workers=workers,
@@ -317,6 +327,20 @@ class Learner:
             start=cells,
             audit_seed=(*self.seed, self.updates),
         )
+
+    def score_class(
+        self,
+        batch: WeightedBatch,
+        half: npt.NDArray[np.intp],
+        k: int,
+        *,
+        rng: np.random.Generator,
+        workers: Executor,
+    ) -> LearnResult:
+        """Search particles in class ``k`` alone; nothing is learned."""
+        first = first_half(half)
+        found, _ = self._search(batch, first, rng, cold=False, workers=workers, start=None, only=k)
+        return learned(found, 1, 0.0, self.backend)[1]
 
     def _accumulate(
         self,
@@ -334,6 +358,8 @@ class Learner:
         self.mass = self.mass * decay + received
         keep = np.exp(-len(batch) / min(window, 3000.0))
         self.class_share = keep * self.class_share + (1 - keep) * received / len(batch)
+        if self.resting.any():
+            weights = weights * self.backend.asarray(~self.resting)[poses.class_index]
         particles = (
             self._plane.kx, self._plane.ky, *self._plane.integers,
             np.float32(self.grid.scale), float(self.plane.box),
@@ -368,7 +394,10 @@ class Learner:
         due = presented - self.growth.presented_at_growth >= self.schedule.grow_every
         growing = due and self.radius < self.max_radius
         if growing or self.updates % FSC_EVERY == 0:
-            self.fsc = self.compare_halves()
+            # The class whose half maps agree best decides on growth; the others can wait.
+            sharpest = int(np.argmax([curve[self.radius] for curve in self.fsc]))
+            every = self.updates % FSC_EVERY == 0 or self.backend.on_device
+            self.fsc = self.compare_halves(None if every else sharpest)
         if growing:
             best = np.max(self.fsc, axis=0)
             self.growth = grow_radius(
@@ -377,9 +406,9 @@ class Learner:
             self._reserve(self.insert_radius)
         if mask_fits(presented, self.schedule) > mask_fits(presented - added, self.schedule):
             self._fit_masks(workers)
-        self._make_cubes()
+        self.make_references()
 
-    def _make_cubes(self) -> None:
+    def make_references(self) -> None:
         """Make what particles are scored against next."""
         sets = 2 if self.split else 1
         if self.backend.on_device:
@@ -401,10 +430,14 @@ class Learner:
             sets=sets,
             join=self.schedule.join_radius,
             cut=self.positivity.flags(self.n_classes),
+            resting=self.resting,
         )
 
-    def compare_halves(self) -> list[Float64]:
-        """Half-map FSC of each class, (max_radius + 1,), 0 beyond what particles entered."""
+    def compare_halves(self, only: int | None = None) -> list[Float64]:
+        """Half-map FSC of each class, (max_radius + 1,), 0 beyond what particles entered.
+
+        With ``only``, that of the other classes is what it was.
+        """
         radius = self.insert_radius
         curves = np.zeros((self.n_classes, self.max_radius + 1))
         if self.backend.on_device:
@@ -416,13 +449,19 @@ class Learner:
                 radii=self.mask_radius,
                 backend=self.backend,
             )
-            return list(curves)
-        curves[:, : radius + 1] = host_maps.compare_halves(
-            lambda k, h: self._crop(k, (h,), radius),
-            [self.class_grid(k) for k in range(self.n_classes)],
-            radius=radius,
-            fraction=FSC_FRACTION,
-        )
+        for k in range(self.n_classes) if not self.backend.on_device else ():
+            if self.resting[k]:
+                continue
+            if only not in (None, k):
+                curves[k] = self.fsc[k]
+                continue
+            curves[k, : radius + 1] = host_maps.compare_halves(
+                [self._crop(k, (h,), radius) for h in (0, 1)],
+                self.class_grid(k),
+                radius=radius,
+                fraction=FSC_FRACTION,
+            )
+        curves[self.resting] = np.eye(1, self.max_radius + 1)
         return list(curves)
 
     def _device_crops(self, radius: int) -> Any:
@@ -445,38 +484,3 @@ class Learner:
         clipped = np.clip(fsc, 0.02, 0.999)
         fraction = 2 * clipped / (1 + clipped) if len(halves) == 2 else clipped
         return quotient(self._crop(k, halves, radius), self.grid, radius, fraction)
-
-    def dump(self) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.generic]]]:
-        """Everything that changes: a JSON-able dict and arrays."""
-        meta = {
-            "seed": list(self.seed),
-            "radius": self.radius,
-            "presented_at_growth": self.growth.presented_at_growth,
-            "started": self.cubes is not None,
-            "cut": self.positivity.dump(),
-            **{name: getattr(self, name) for name in _PLAIN},
-        }
-        arrays: dict[str, npt.NDArray[np.generic]] = {
-            "statistics": self.backend.asnumpy(self.statistics).copy(),  # learning adds in place
-            "fsc": np.stack(self.fsc),
-            **{name: getattr(self, name).copy() for name in _ARRAYS},
-        }
-        if self.velocity is not None:
-            arrays["velocity"] = self.backend.asnumpy(self.velocity).copy()
-        return meta, arrays
-
-    def restore(self, meta: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
-        """Take over a state that ``dump`` returned."""
-        self.growth = ShellGrowth(int(meta["radius"]), float(meta["presented_at_growth"]))
-        for name in _PLAIN:
-            setattr(self, name, meta.get(name, getattr(self, name)))
-        for name in _ARRAYS:
-            setattr(self, name, np.array(arrays[name], np.float64))
-        self.positivity.restore(meta)
-        self.statistics = self.backend.asarray(np.array(arrays["statistics"], np.float32))
-        moving = arrays.get("velocity")
-        self.velocity = None if moving is None else self.backend.asarray(np.array(moving))
-        self.fsc = [np.array(row, dtype=np.float64) for row in arrays["fsc"]]
-        self.cubes = None
-        if meta["started"]:
-            self._make_cubes()

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import numpy.typing as npt
 
 from reconstruct.backend import Backend
 from reconstruct.branch_and_bound import Bound, search_branch_and_bound
+from reconstruct.class_search import search_classes
 from reconstruct.fourier import HalfPlane
 from reconstruct.search import (
     Poses,
@@ -55,6 +57,7 @@ def find_poses(
     group: str,
     workers: Executor,
     backend: Backend,
+    resting: npt.NDArray[np.bool_] | None = None,
     start: Poses | None = None,
     audit_seed: Sequence[int],
 ) -> tuple[Poses, tuple[SearchCount, ...]]:
@@ -66,6 +69,8 @@ def find_poses(
         (K or 2 K, g, g, g, 2), of all particles or of the two half-sets.
     first
         Particles of the first half-set, which come first; all of them where cubes are K.
+    resting
+        (K,) classes without a map; None: all have one.
     audit_seed
         Decides who is audited.
 
@@ -93,7 +98,9 @@ def find_poses(
         part, own = batch.span(rows), cubes[begin : begin + classes]
         if not bounded:
             known = None if start is None else pose_rows(start, rows)
-            poses = search_poses(part, own, plane, plan, start=known, **settings)
+            asleep = np.zeros(classes, np.bool_) if resting is None else resting
+            search = partial(search_classes, resting=asleep) if classes > 1 else search_poses
+            poses = search(part, own, plane, plan, start=known, **settings)
         else:
             poses = search_branch_and_bound(part, own, plane, plan, backend=backend, **settings)
             rng = np.random.default_rng([*audit_seed, _STREAM, begin])

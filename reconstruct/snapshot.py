@@ -84,7 +84,8 @@ def class_snapshot(
         particles=len(rotations),
         occupancy=float(learner.class_share[k]),
         effective_particles=min(float(learner.mass[k]), float(len(rotations))),
-        view_histogram=view_histogram(rotations),
+        # Particles of a class at rest were not seen from anywhere.
+        view_histogram=view_histogram(rotations[:0] if learner.resting[k] else rotations),
     )
 
 

@@ -110,13 +110,15 @@ class EngineSettings:
     initial_resolution_angstrom: float | None = None  # None: start at radius 5, as measured best
     mask_diameter_angstrom: float | None = None  # None: 0.85 of the box
     max_shift_angstrom: float | None = None  # None: 1/16 of the box
-    race_starts: int = 4  # random starts that are raced on the first particles; 1: no rivals
+    # Random starts that are raced on the first particles; 1: no rivals. Classes are rivals too, so
+    # with several there are race_starts / n_classes.
+    race_starts: int = 4
     race_particles: int = 1000
     race_epochs: int = 3  # times the race presents them
     initial_presentations: int = 1500  # in small minibatches, with the shortest memory
     presentations_per_shell: int = 300  # between two growths of the working radius, at least
-    minibatch_initial: int = 50
-    minibatch_final: int = 300
+    minibatch_initial: int = 50  # particles per update while cold; twice as many for classes
+    minibatch_final: int = 300  # after; twice as many for several classes
     particles_to_use: int | None = None  # None: all
     replay_passes: int | None = None  # None: 2, and up to 8 for fewer than 5,000 particles
     class_similarity: float = 0.1

@@ -69,8 +69,8 @@ def find(
     if (verdict := converged(snapshot)) is not None:
         found["converged/0"] = _entry(verdict, verdict.message, number=1)
     for index, item in enumerate(snapshot.classes):
-        if item.particles < LEAST_PARTICLES:
-            continue
+        if item.particles < LEAST_PARTICLES or not np.any(item.volume):
+            continue  # a class at rest has no map
         verdicts = [
             flattened_disc(item.volume, views[index]),
             preferred_orientation(item.view_histogram),

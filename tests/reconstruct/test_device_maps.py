@@ -74,7 +74,7 @@ def test_references(device: Backend, group: str, split: bool) -> None:
     cubes = []
     for backend in (device, cpu_backend()):
         one = learner(backend, group=group, split=split)
-        one._make_cubes()
+        one.make_references()
         cubes.append(backend.asnumpy(one.cubes))
     paired, plain = cubes
     np.testing.assert_array_equal(paired[..., :-1, 2:], paired[..., 1:, :2])
@@ -106,7 +106,7 @@ def test_the_same_bits_again(device: Backend) -> None:
     runs = []
     for _ in range(2):
         one = learner(device, group="D2")
-        one._make_cubes()
+        one.make_references()
         runs.append((device.asnumpy(one.cubes), np.stack(one.compare_halves())))
     for first, second in zip(*runs, strict=True):
         np.testing.assert_array_equal(first, second)

@@ -154,7 +154,7 @@ def test_a_life_in_pieces_takes_up_the_same_symmetry() -> None:
 def test_a_crowd_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     plain()  # with as many threads as this machine has cores
     for count in (1, 7):
-        monkeypatch.setattr("reconstruct.engine._usable_cores", lambda count=count: count)
+        monkeypatch.setattr("reconstruct.engine.usable_cores", lambda count=count: count)
         assert differing(run(SETTINGS, particles()).engine, plain().engine) == []
 
 

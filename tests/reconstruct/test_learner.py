@@ -12,6 +12,7 @@ import pytest
 
 from reconstruct.learned import LearnResult, Start
 from reconstruct.learner import Learner
+from reconstruct.learner_state import dump_learner, restore_learner
 from reconstruct.schedule import Schedule
 from reconstruct.search import WeightedBatch
 from reconstruct.update import MapGrid
@@ -54,7 +55,7 @@ def advance(
 
 
 def fingerprint(learner: Learner) -> dict[str, Any]:
-    meta, arrays = learner.dump()
+    meta, arrays = dump_learner(learner)
     assert learner.cubes is not None
     return {
         **arrays,
@@ -69,13 +70,13 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 def copy_of(learner: Learner) -> Learner:
     """A learner restored from what could have been written to a file."""
-    meta, arrays = learner.dump()
+    meta, arrays = dump_learner(learner)
     frozen = {name: array.copy() for name, array in arrays.items()}
     for array in frozen.values():
         array.flags.writeable = False  # as read from a file that is mapped
     again = make_learner(n_classes=learner.n_classes)
     again.schedule = learner.schedule
-    again.restore(json.loads(json.dumps(meta)), frozen)
+    restore_learner(again, json.loads(json.dumps(meta)), frozen)
     return again
 
 
@@ -127,7 +128,7 @@ def test_what_was_dumped_does_not_change_later(
 ) -> None:
     learner = make_learner()
     advance(learner, batches[0], workers)
-    _, arrays = learner.dump()
+    _, arrays = dump_learner(learner)
     before = {name: array.copy() for name, array in arrays.items()}
     advance(learner, batches[1], workers)
     assert all(np.array_equal(arrays[name], before[name]) for name in arrays)
@@ -165,7 +166,7 @@ def test_a_class_that_receives_nothing_stays_finite(
     learner.statistics[:, 1] = 0
     learner.mass[1] = 0
     learner.class_share[:] = [1, 0]
-    learner._make_cubes()
+    learner.make_references()
     for batch in batches[2:5]:
         result = advance(learner, batch, workers)
         assert np.all(np.isfinite(result.poses.evidence))

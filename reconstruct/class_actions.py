@@ -1,0 +1,195 @@
+"""What can be done to the classes of a session: scored, put to rest, merged, filled anew, added.
+
+Whatever is done leaves statistics and references that agree, and a class for every particle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from reconstruct.learned import LearnResult
+from reconstruct.learner import Learner
+from reconstruct.search import WeightedBatch
+from reconstruct.store import ParticleStore
+
+__all__ = [
+    "Session",
+    "claim",
+    "class_evidence",
+    "fill",
+    "forgotten",
+    "merge",
+    "put_to_rest",
+    "score",
+]
+
+Float64 = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+
+SAMPLE = 24  # of a class's own particles, which are asked what other classes would make of them
+FEWEST = 8  # of them, for a class to be judged
+PORTION = 300  # particles that are searched at a time
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the life of classes looks at and changes."""
+
+    learner: Learner
+    store: ParticleStore
+    trained: int  # the first rows of the store that were learned from
+    weigh: Callable[[Rows, int], WeightedBatch]  # rows and radius in shells
+    workers: Executor
+    new_learner: Callable[[int], Learner]  # an empty one of one class; its number keys its seed
+
+    @property
+    def classes(self) -> npt.NDArray[np.int32]:
+        """Class (trained,) of each particle that was learned from."""
+        return np.asarray(self.store["class_index"][: self.trained], dtype=np.int32)
+
+    def of_class(self, k: int) -> Rows:
+        """Particles of class ``k`` that can be presented again, in order of arrival."""
+        return self.held(np.flatnonzero(self.classes == k))
+
+    def held(self, rows: Rows) -> Rows:
+        """Those of ``rows`` that a bounded store still has."""
+        return rows[self.store.holds(rows)]
+
+
+def score(
+    session: Session, learner: Learner, rows: Rows, k: int, *, crossed: bool = False
+) -> tuple[Rows, LearnResult]:
+    """Search the particles ``rows`` in class ``k`` of a learner, alone; nothing is learned.
+
+    ``crossed`` scores each half-set against the map of the other. The first result is the rows in
+    the order of the second.
+    """
+    half = session.store.half_of(rows) ^ int(crossed)
+    order = np.argsort(half, kind="stable")
+    rows = rows[order]
+    batch = session.weigh(rows, learner.insert_radius)
+    rng = np.random.default_rng([*learner.seed, learner.updates, k])
+    return rows, learner.score_class(batch, half[order], k, rng=rng, workers=session.workers)
+
+
+def forgotten(session: Session, k: int) -> Rows:
+    """Particles of class ``k`` that its map has forgotten: it flatters those that made it."""
+    own = session.of_class(k)
+    return own[: max(SAMPLE, len(own) - int(session.learner.mass[k]))][-SAMPLE:]
+
+
+def class_evidence(session: Session) -> Float64:
+    """Mean evidence (K, K) of particles of each class (rows) in every class.
+
+    Particles are forgotten ones, scored against the maps of the other half-set. NaN for classes at
+    rest and for those that hold too few particles.
+    """
+    learner = session.learner
+    awake = np.flatnonzero(~learner.resting)
+    evidence = np.full((learner.n_classes, learner.n_classes), np.nan)
+    for j in awake:
+        rows = forgotten(session, int(j))
+        if len(rows) < FEWEST:
+            continue
+        for k in awake:
+            _, found = score(session, learner, rows, int(k), crossed=True)
+            evidence[j, k] = float(found.poses.evidence.mean(dtype=np.float64))
+    return evidence
+
+
+def put_to_rest(learner: Learner, k: int) -> None:
+    """Take a class's map away: it stands for noise from now on."""
+    learner.statistics[:, k] = 0
+    if learner.velocity is not None:
+        learner.velocity[:, k] = 0
+    learner.mass[k] = 0.0
+    learner.resting[k] = True
+    learner.mask_radius[k] = learner.grid.mask_radius_pixels
+    learner.fsc[k] = np.eye(1, learner.max_radius + 1)[0]
+    learner.make_references()
+
+
+def merge(session: Session, j: int, k: int, source: Learner) -> int:
+    """Make ``source``, which learned from both, class ``k`` and give it the particles of ``j``.
+
+    Those that a bounded store has let go of keep their pose. Returns how many there are.
+    """
+    learner = session.learner
+    rows = np.flatnonzero(session.classes == j)
+    share = float(learner.class_share[j] + learner.class_share[k])
+    learner.class_share[[j, k]] = 0.0
+    put_to_rest(learner, j)
+    fill(learner, k, source, share=share)
+    claim(session, session.held(rows), k, least=-np.inf)
+    session.store["class_index"][rows] = k
+    return len(rows)
+
+
+def claim(session: Session, rows: Rows, k: int, *, least: float = 0.0) -> int:
+    """Give those of ``rows`` to class ``k`` that it explains better by ``least`` nats.
+
+    Returns how many these are.
+    """
+    store, taken = session.store, 0
+    for start in range(0, len(rows), PORTION):
+        part, found = score(session, session.learner, rows[start : start + PORTION], k)
+        gain = found.poses.evidence - np.asarray(store["evidence"][part], np.float32)
+        better = np.flatnonzero(gain > least)
+        best = {
+            "rotation": found.poses.rotation[better, 0],
+            "shift": found.poses.shift[better, 0],
+            "evidence": found.poses.evidence[better],
+            "max_probability": found.weights[better, 0],
+            "class_index": k,
+        }
+        for name, values in best.items():
+            store[name][part[better]] = values
+        taken += len(better)
+    return taken
+
+
+def fill(learner: Learner, k: int, source: Learner, *, share: float) -> None:
+    """Make the one class of ``source`` class ``k``, new or at rest, with a share of particles."""
+    if k == learner.n_classes:
+        _add_class(learner)
+    _put_statistics(learner, k, source)
+    learner.mass[k] = source.mass[0]
+    learner.mask_radius[k] = source.mask_radius[0]
+    learner.resting[k] = False
+    learner.class_share[k] = 0.0
+    learner.class_share *= (1.0 - share) / max(float(learner.class_share.sum()), 1e-12)
+    learner.class_share[k] = share
+    learner.fsc = learner.compare_halves(k)
+    learner.make_references()
+
+
+def _add_class(learner: Learner) -> None:
+    """Make room for one more class, at rest."""
+    xp = learner.backend.xp
+    more = xp.zeros((2, 1, *learner.statistics.shape[2:]), np.float32)
+    learner.n_classes += 1
+    learner.statistics = xp.concatenate([learner.statistics, more], axis=1)
+    if learner.velocity is not None:
+        still = xp.zeros((2, 1, *learner.velocity.shape[2:]), np.float32)
+        learner.velocity = xp.concatenate([learner.velocity, still], axis=1)
+    learner.class_share = np.append(learner.class_share, 0.0)
+    learner.mass = np.append(learner.mass, 0.0)
+    learner.mask_radius = np.append(learner.mask_radius, learner.grid.mask_radius_pixels)
+    learner.resting = np.append(learner.resting, True)
+    learner.fsc.append(np.eye(1, learner.max_radius + 1)[0])
+
+
+def _put_statistics(learner: Learner, k: int, source: Learner) -> None:
+    """Copy what the one class of ``source`` holds, as far as there is room."""
+    mine, theirs = ((one.statistics.shape[2] - 1) // 2 for one in (learner, source))
+    reach = min(mine, theirs)
+    a, b = (slice(held - reach, held + reach + 1) for held in (mine, theirs))
+    learner.statistics[:, k] = 0
+    if learner.velocity is not None:
+        learner.velocity[:, k] = 0
+    learner.statistics[:, k, a, a, : reach + 2] = source.statistics[:, 0, b, b, : reach + 2]

@@ -1,0 +1,235 @@
+"""What becomes of classes: duplicates merged, empty ones put to rest, junk named, new ones born.
+
+A class at rest has no map and is not searched; it stands for noise, so particles that no map
+explains can go there. Everything here is decided from the maps and from stored particles, at
+numbers of presentations that follow from the course, so it needs hardly any state of its own.
+docs/decisions/classes.md has the measurements behind the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reconstruct.births import attempt_birth
+from reconstruct.class_actions import Session, claim, class_evidence, fill, merge, put_to_rest
+from reconstruct.merging import candidates, try_merger
+from reconstruct.outliers import newcomers
+from reconstruct.quality import RESOLUTION_FSC, crossing_radius
+from reconstruct.snapshot import tells_signal
+from reconstruct.types import EngineEvent
+
+__all__ = ["Lifecycle"]
+
+Float64 = npt.NDArray[np.float64]
+
+REVIEW_GROWTH = 1.6  # presentations between reviews grow by this factor
+REVIEW_RADIUS = 11  # shells that maps must reach before they are compared
+EMPTY_SHARE = 0.1  # of an even share, below which a class holds nothing
+JUNK_EVIDENCE = 0.5  # of the best class's evidence
+JUNK_RADIUS = 0.75  # of the best class's resolution in shells
+SIGMAS = 6.0  # of outliers among the latest particles, that are a sign of newcomers
+TRIAL_SEEDS = 1_000_000  # numbers of learners from here on are those of mergers, below of births
+WATCH_EVERY = 100  # particles between looks for newcomers
+WINDOW = 720  # latest particles that a birth is tried on
+SETTLE = 500  # particles between the first sign of a newcomer and the birth
+
+
+@dataclass
+class Lifecycle:
+    """When classes are looked at next, and what was said of them."""
+
+    most_classes: int
+    next_review: float = 0.0  # presentations of the learner
+    alarm_at: int = 0  # particles trained when a newcomer was first suspected; 0: no suspicion
+    quiet_until: int = 0  # particles trained before which no newcomer is looked for
+    births: int = 0  # births tried, which key their random numbers
+    trials: int = 0  # mergers tried, likewise
+    junk: tuple[int, ...] = ()  # classes that were named junk
+
+    def after_update(self, session: Session, *, streaming: bool) -> tuple[EngineEvent, ...]:
+        """Look after the classes once an update is learned.
+
+        ``streaming`` says that its particles were new.
+        """
+        learner = session.learner
+        events = self._watch(session) if streaming else []
+        far_enough = learner.radius >= min(REVIEW_RADIUS, learner.max_radius)
+        due = learner.presented >= self.next_review and far_enough
+        if learner.n_classes > 1 and due:
+            self.next_review = learner.presented * REVIEW_GROWTH
+            events += self._review(session)
+        return tuple(events)
+
+    # ---- reviews
+
+    def _review(self, session: Session) -> list[EngineEvent]:
+        learner = session.learner
+        events = self._rest_the_empty(session)
+        evidence = class_evidence(session)
+        events += self._merge(session, evidence)
+        events += self._rest_the_noise(session, evidence)
+        # A class that was freed is worth a birth at once; later ones wait for a sign of newcomers.
+        if events and learner.resting.any() and session.trained >= WINDOW:
+            events += self._birth(session, int(np.flatnonzero(learner.resting)[0]), kind="recycled")
+        return events + self._name_junk(session, evidence)
+
+    def _merge(self, session: Session, evidence: Float64) -> list[EngineEvent]:
+        events: list[EngineEvent] = []
+        changed: set[int] = set()
+        for j, k in candidates(evidence)[: session.learner.n_classes]:
+            if {j, k} & changed:
+                continue  # what it holds now was not compared: the next review will
+            self.trials += 1
+            merger = try_merger(session, j, k, number=TRIAL_SEEDS + self.trials)
+            if not merger.holds:
+                continue
+            moved = merge(session, j, k, merger.source)
+            changed |= {j, k}
+            events.append(
+                EngineEvent(
+                    kind="classes_merged",
+                    message=(
+                        f"Class {j + 1} is of the same species as class {k + 1} and joins it with "
+                        f"{moved} particles: one map of both explains them with "
+                        f"{merger.together:.0f} nats per particle, two maps with "
+                        f"{merger.apart:.0f}"
+                    ),
+                    class_index=k,
+                    values={
+                        "merged_class": float(j),
+                        "together": merger.together,
+                        "apart": merger.apart,
+                    },
+                )
+            )
+        return events
+
+    def _rest_the_empty(self, session: Session) -> list[EngineEvent]:
+        learner = session.learner
+        least = EMPTY_SHARE / learner.n_classes
+        events = []
+        for k in np.flatnonzero((learner.class_share < least) & ~learner.resting):
+            share = float(learner.class_share[k])
+            put_to_rest(learner, int(k))
+            events.append(
+                EngineEvent(
+                    kind="class_emptied",
+                    message=f"Class {k + 1} is put to rest: it holds {share:.1%} of the particles",
+                    class_index=int(k),
+                    values={"share": share},
+                )
+            )
+        return events
+
+    def _rest_the_noise(self, session: Session, evidence: Float64) -> list[EngineEvent]:
+        learner = session.learner
+        counts = np.bincount(session.classes, minlength=learner.n_classes)
+        events: list[EngineEvent] = []
+        for k in np.flatnonzero(~learner.resting):
+            own = float(evidence[k, k])
+            if np.isnan(own) or tells_signal(own, max(int(counts[k]), 300)):
+                continue
+            put_to_rest(learner, int(k))
+            events.append(
+                EngineEvent(
+                    kind="junk_class",
+                    message=(
+                        f"Class {k + 1} holds noise: {own:.1f} nats per particle, no more than a "
+                        f"map of noise has; it goes on without a map"
+                    ),
+                    class_index=int(k),
+                    values={"evidence": own},
+                )
+            )
+        return events
+
+    def _name_junk(self, session: Session, evidence: Float64) -> list[EngineEvent]:
+        learner = session.learner
+        own = np.where(learner.resting, np.nan, np.diag(evidence))
+        reach = np.array([crossing_radius(fsc, RESOLUTION_FSC) for fsc in learner.fsc])
+        events: list[EngineEvent] = []
+        if np.isnan(own).all() or learner.radius < learner.max_radius // 2:
+            return events
+        best = int(np.nanargmax(own))
+        for k in np.flatnonzero(~np.isnan(own)):
+            poor = own[k] < JUNK_EVIDENCE * own[best] and reach[k] < JUNK_RADIUS * reach[best]
+            if poor and k not in self.junk:
+                events.append(
+                    EngineEvent(
+                        kind="junk_class",
+                        message=(
+                            f"Class {k + 1} is likely junk: {own[k]:.0f} nats per particle against "
+                            f"{own[best]:.0f} in class {best + 1}, and its half maps agree to "
+                            f"{reach[k]:.0f} shells against {reach[best]:.0f}"
+                        ),
+                        class_index=int(k),
+                        values={"evidence": float(own[k]), "best": float(own[best])},
+                    )
+                )
+            known = set(self.junk)
+            self.junk = tuple(sorted(known | {int(k)} if poor else known - {int(k)}))
+        return events
+
+    # ---- newcomers
+
+    def _watch(self, session: Session) -> list[EngineEvent]:
+        """Look for particles unlike those before; after a first sign, wait for enough of them."""
+        trained = session.trained
+        if self.alarm_at:
+            if trained < self.alarm_at + SETTLE:
+                return []
+            self.alarm_at, self.quiet_until = 0, trained + 2 * WINDOW
+            resting = np.flatnonzero(session.learner.resting)
+            if len(resting):
+                return self._birth(session, int(resting[0]), kind="born")
+            if session.learner.n_classes < self.most_classes:
+                return self._birth(session, session.learner.n_classes, kind="born")
+            return []
+        if trained < self.quiet_until:
+            return []
+        self.quiet_until = trained + WATCH_EVERY
+        sigmas = newcomers(session.store, trained, session.learner, session.weigh)
+        if sigmas > SIGMAS:
+            self.alarm_at = trained
+        return []
+
+    def _birth(self, session: Session, slot: int, *, kind: str) -> list[EngineEvent]:
+        if session.learner.group != "C1":
+            return []  # it would have to be turned into the group's frame first
+        self.births += 1
+        birth = attempt_birth(session, number=self.births, window=WINDOW)
+        if birth is None:
+            return []
+        fill(session.learner, slot, birth.source, share=birth.share)
+        # Those that came since the first sign, and as many before it, may be of the new class.
+        latest = session.held(np.arange(max(0, session.trained - 2 * WINDOW), session.trained))
+        claimed = claim(session, latest, slot)
+        self.junk = tuple(k for k in self.junk if k != slot)
+        return [
+            EngineEvent(
+                kind=f"class_{kind}",
+                message=(
+                    f"Class {slot + 1} is {kind} from the particles that no class explains: "
+                    f"{birth.gain:.1f} nats per particle gained on {birth.tested} others, of which "
+                    f"it takes {birth.share:.0%}; {claimed} of the latest particles are its own"
+                ),
+                class_index=slot,
+                values={"gain": birth.gain, "share": birth.share},
+            )
+        ]
+
+    # ---- state
+
+    def dump(self) -> dict[str, Any]:
+        """Everything that changes."""
+        return {**vars(self), "junk": list(self.junk)}
+
+    def restore(self, meta: Mapping[str, Any]) -> None:
+        """Take over a state that ``dump`` returned."""
+        for name, value in meta.items():
+            setattr(self, name, tuple(value) if name == "junk" else value)
