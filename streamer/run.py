@@ -195,7 +195,8 @@ def begin_anew(settings: Settings) -> None:
     """Remove what an earlier run left in the output folder, and only that."""
     for folder in (settings.state_folder, settings.out / "series"):
         shutil.rmtree(folder, ignore_errors=True)
-    (settings.out / "report.json").unlink(missing_ok=True)
+    for name in ("report.json", "series.zip"):
+        (settings.out / name).unlink(missing_ok=True)
 
 
 class _Feeder:

@@ -78,8 +78,12 @@ def test_run_begins_anew_and_gives_the_same_bits(star: Path, tmp_path: Path, sum
     out = tmp_path / "out"
     assert inside("run", str(star), f"--out={out}").returncode == 0
     first = (out / "class_001.mrc").read_bytes()
+    left_over = [out / "series.zip", out / "particles_unused.star"]
+    for path in left_over:
+        path.touch()
     assert inside("run", str(star), f"--out={out}").returncode == 0
     assert (out / "class_001.mrc").read_bytes() == first
+    assert not any(path.exists() for path in left_over)
 
 
 def test_plain_lines_are_one_per_step(star: Path, tmp_path: Path, sums: None) -> None:
