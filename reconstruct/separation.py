@@ -10,16 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.learned import first_half
 from reconstruct.learner import Learner
-from reconstruct.rotations import random_rotations
-from reconstruct.search import WeightedBatch, search_poses
-from reconstruct.search_device import search_on_device
+from reconstruct.search import WeightedBatch
 from reconstruct.store import ParticleStore
 
 __all__ = ["class_overlaps"]
@@ -42,7 +38,7 @@ def class_overlaps(
 ) -> Float64:
     """Share (K, K) of particles of class i that class j explains better, from 0 to about 1/2.
 
-    0 in the rows and columns of classes with too few particles.
+    0 in the rows and columns of classes at rest or with too few particles.
     """
     n_classes = learner.n_classes
     shares = np.zeros((n_classes, n_classes))
@@ -50,12 +46,16 @@ def class_overlaps(
         return shares
     classes = np.asarray(store["class_index"][:trained], np.int32)
     samples = [_sample(classes, i, float(learner.mass[i]), store) for i in range(n_classes)]
-    used = [i for i, rows in enumerate(samples) if len(rows) >= FEWEST]
+    used = [i for i, rows in enumerate(samples) if len(rows) >= FEWEST and not learner.resting[i]]
     for i in used:
         half = store.half_of(samples[i]) ^ 1  # scored by the other half-set's map
         order = np.argsort(half, kind="stable")
         batch = weigh(samples[i][order], learner.insert_radius)
-        evidence = {j: _alone(learner, batch, half[order], j, workers) for j in used}
+        evidence = {}
+        for j in used:
+            rng = np.random.default_rng([*learner.seed, learner.updates, j])
+            alone = learner.score_class(batch, half[order], j, rng=rng, workers=workers)
+            evidence[j] = alone.poses.evidence
         for j in used:
             shares[i, j] = (evidence[j] > evidence[i]).mean()
     return shares
@@ -66,43 +66,3 @@ def _sample(classes: npt.NDArray[np.int32], i: int, mass: float, store: Particle
     own = np.flatnonzero(classes == i)
     own = own[store.holds(own)]
     return own[: max(SAMPLE, len(own) - int(mass))][-SAMPLE:]
-
-
-def _alone(
-    learner: Learner,
-    batch: WeightedBatch,
-    half: npt.NDArray[np.integer],
-    k: int,
-    workers: Executor,
-) -> npt.NDArray[np.floating]:
-    """Evidence (b,) of a batch in class ``k``, as if there were no other."""
-    assert learner.cubes is not None
-    backend, first = learner.backend, first_half(half) if learner.split else len(batch)
-    # that of both half-sets, or of each: (1 or 2, g, g, g, 2)
-    cubes = backend.xp.ascontiguousarray(learner.cubes[k :: learner.n_classes])
-    rng = np.random.default_rng([*learner.seed, learner.updates, k])
-    plan = learner.plan(cold=False)
-    turn, prior = random_rotations(rng, 1)[0], np.zeros(1, np.float32)
-    if backend.on_device:
-        plane = replace(
-            learner.plane,
-            kx=backend.asarray(learner.plane.kx),
-            ky=backend.asarray(learner.plane.ky),
-        )
-        poses = search_on_device(
-            batch, cubes, first, plane, plan,
-            scale=learner.grid.scale, log_class_weights=prior, turn=turn, group=learner.group,
-            backend=backend,
-        )  # fmt: skip
-        return backend.asnumpy(poses.evidence)
-    spans = [slice(0, first), slice(first, len(batch))]
-    found = [
-        search_poses(
-            batch.span(rows), cubes[number : number + 1], learner.plane, plan,
-            scale=learner.grid.scale, log_class_weights=prior, turn=turn, group=learner.group,
-            workers=workers,
-        ).evidence
-        for number, rows in enumerate(spans)
-        if rows.start < rows.stop
-    ]  # fmt: skip
-    return np.concatenate(found)

@@ -29,7 +29,12 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 
 
 def overlap(
-    maps: tuple[str, str], workers: ThreadPoolExecutor, *, split: bool, mine: int = N
+    maps: tuple[str, str],
+    workers: ThreadPoolExecutor,
+    *,
+    split: bool,
+    mine: int = N,
+    rest: bool = False,
 ) -> np.ndarray:
     """Overlap of two classes with these maps that hold the particles of each species."""
     some = simulated(N, snr=SNR, kinds=KINDS)
@@ -50,6 +55,7 @@ def overlap(
     cubes = np.stack([cube_of(kind, snr=SNR, kinds=KINDS) for kind in maps])
     learner.cubes = np.concatenate([cubes, cubes]) if split else cubes
     learner.split = split
+    learner.resting[1] = rest
 
     def weigh(rows: np.ndarray, radius: int) -> WeightedBatch:
         return WeightedBatch(everything.a_re[rows], everything.a_im[rows], everything.c2[rows])
@@ -72,8 +78,11 @@ def test_two_structures_are_told_apart(workers: ThreadPoolExecutor) -> None:
     assert found.max() < 0.15
 
 
-def test_classes_with_few_particles_say_nothing(workers: ThreadPoolExecutor) -> None:
+def test_classes_with_few_particles_or_without_a_map_say_nothing(
+    workers: ThreadPoolExecutor,
+) -> None:
     assert np.all(overlap(("whole", "whole"), workers, split=False, mine=9) == 0)
+    assert np.all(overlap(("whole", "whole"), workers, split=False, rest=True) == 0)
 
 
 def test_one_class_overlaps_with_nothing() -> None:
