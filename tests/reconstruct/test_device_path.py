@@ -285,7 +285,7 @@ def test_a_device_that_is_not_there_is_refused_with_a_remedy() -> None:
     [
         {"optimizer": "sgd", "momentum": 0.5, "n_classes": 2},
         {"nonnegativity": "on", "centring": "on", "presentations_per_shell": 8},
-        {"nonnegativity": "auto", "replay_passes": 8, "n_classes": 2},
+        {"nonnegativity": "auto", "replay_passes": 4},
         {"initial_ess_fraction": 0.5},
         {"noise_source": "residuals", "noise_initial_weight": 1.0, "replay_passes": 4},
         {"store_particles": 16, "store_precision": "float16", "race_particles": 16},
