@@ -65,11 +65,6 @@ class Course:
     # ---- the race
 
     @property
-    def race_starts(self) -> int:
-        """Random starts that are raced: fewer with several classes, which are rivals themselves."""
-        return max(1, self.settings.race_starts // self.settings.n_classes)
-
-    @property
     def race_due(self) -> bool:
         """Whether the race has all the particles that it presents again."""
         return self.racing and self.trained >= self.settings.race_particles

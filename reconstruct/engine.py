@@ -124,7 +124,7 @@ class Engine:
         )
         self._course = Course(settings, layout.schedule)
         self._new_learner = partial(new_learner, settings, layout, backend=self.backend)
-        self._learners = [self._new_learner(i) for i in range(self._course.race_starts)]
+        self._learners = [self._new_learner(i) for i in range(settings.race_starts)]
         self._life = Lifecycle(most_classes=settings.n_classes + MOST_BORN)
         self._progress = Progress(self.max_radius)
         self._presented = 0
@@ -234,7 +234,7 @@ class Engine:
     def _decide_race(self, report: StepReport) -> StepReport:
         event = race_event(
             [learner.evidence for learner in self._learners],
-            starts=self._course.race_starts,
+            starts=self.settings.race_starts,
             particles=self._course.trained,
         )
         leader = self._leader

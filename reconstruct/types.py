@@ -110,9 +110,7 @@ class EngineSettings:
     initial_resolution_angstrom: float | None = None  # None: start at radius 5, as measured best
     mask_diameter_angstrom: float | None = None  # None: 0.85 of the box
     max_shift_angstrom: float | None = None  # None: 1/16 of the box
-    # Random starts that are raced on the first particles; 1: no rivals. Classes are rivals too, so
-    # with several there are race_starts / n_classes.
-    race_starts: int = 4
+    race_starts: int = 4  # random starts that are raced on the first particles; 1: no rivals
     race_particles: int = 1000
     race_epochs: int = 3  # times the race presents them
     initial_presentations: int = 1500  # in small minibatches, with the shortest memory
