@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from schemas.codec import CodecError, decode
 from schemas.control import ControlReply, ControlRequest
@@ -27,6 +27,8 @@ class Desk:
     ----------
     save
         Writes the state; only the loop knows how.
+    ends
+        Asks where the particles' log ends.
     """
 
     def __init__(
@@ -36,11 +38,13 @@ class Desk:
         *,
         receiver: Receiver,
         save: Callable[[], None],
+        ends: Callable[[], Mapping[TopicPartition, int]],
     ) -> None:
         self._parts = parts
         self._state = state
         self._receiver = receiver
         self._save = save
+        self._ends = ends
         self.activity: Activity | None = None
 
     def answer(self, *, wait_s: float = 0.0) -> None:
@@ -65,7 +69,7 @@ class Desk:
                     ),
                 )
                 continue
-            outcome, detail = apply(request, state, ends=self._particle_ends)
+            outcome, detail = apply(request, state, ends=self._ends)
             if request.action in _PERSIST:
                 self._save()
             reply = ControlReply(
@@ -77,10 +81,3 @@ class Desk:
                 status=session_status(state, activity_after(state, self.activity)),
             )
             parts.outbox.say([Outgoing(parts.topics.control_replies, reply)])
-
-    def _particle_ends(self) -> dict[TopicPartition, int]:
-        consumer = self._parts.particles
-        return {
-            where: consumer.end_offset(where.topic, where.partition)
-            for where in consumer.partitions
-        }

@@ -1,12 +1,13 @@
 """From one record of the particles topic to particles fit to train, with a verdict on every row.
 
-`take` never raises for what a record contains: the whole record is `Refused`, `Skipped` (another
-session's), or `Taken` with its rows sorted into fit, duplicate and quarantined.
+Nothing here raises for what a record contains: the whole record is `Refused`, `Skipped` (another
+session's), or `Taken` with its rows sorted into fit, duplicate and quarantined. `read` does what
+needs nothing of the session and may run ahead of it, in another thread; `judge` does the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,12 @@ from schemas.codec import CodecError, Limits, decode
 from schemas.particles import OpticsGroup, ParticleBatch, particle_ids
 from streamer.adapt import particle_images
 from streamer.ledger import RecentRecords
-from streamer.quarantine import Problem, RowVerdicts, judge_rows
+from streamer.quarantine import Problem, find_problems, sort_rows
 from streamer.references import fetch_images
 from streamer.roster import COLUMNS, Roster, encoded
 from streamer.transports.base import Record
 
-__all__ = ["Refused", "Skipped", "Taken", "take"]
+__all__ = ["Read", "Refused", "Skipped", "Taken", "judge", "read", "take"]
 
 Array = npt.NDArray[Any]
 
@@ -63,6 +64,23 @@ class Taken:
     acquired_at_ns: int | None
 
 
+@dataclass(frozen=True)
+class Read:
+    """A record that could be read; what it means depends on the session, see `judge`."""
+
+    batch: ParticleBatch
+    arrays: Mapping[str, Array]
+    images: Array
+    problems: Mapping[int, Problem]  # of its content, by row
+    unless_known: Taken  # the verdict if the session has seen none of these particles
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory that it holds, about."""
+        particles = self.unless_known.particles
+        return self.images.nbytes + (0 if particles is None else particles.images.nbytes)
+
+
 def take(
     record: Record,
     *,
@@ -73,16 +91,20 @@ def take(
     allowed_roots: Sequence[Path],
     limits: Limits,
 ) -> Taken | Refused | Skipped:
-    """Look at one record.
+    """Look at one record: `read`, then `judge`."""
+    found = read(record, session_id=session_id, allowed_roots=allowed_roots, limits=limits)
+    if not isinstance(found, Read):
+        return found
+    return judge(found, geometry=geometry, roster=roster, recent=recent)
+
+
+def read(
+    record: Record, *, session_id: str, allowed_roots: Sequence[Path], limits: Limits
+) -> Read | Refused | Skipped:
+    """Do all of the work on a record that needs nothing of the session's state.
 
     Parameters
     ----------
-    geometry
-        The session's sampling; None until the first batch has set it.
-    roster
-        Particles accepted so far.
-    recent
-        Records taken so far.
     allowed_roots
         Folders that stacks may lie in.
     """
@@ -102,22 +124,46 @@ def take(
     if envelope.session_id != session_id:
         return Skipped(envelope.session_id)
     batch = decoded.record
-    found = Geometry(batch.geometry.box, batch.geometry.pixel_size_angstrom)
-    if envelope.record_id in recent:
-        return _repeated(batch, found)
-    problem = None if geometry is None else _misfit(found, geometry)
-    if problem is not None:
-        return Refused(*problem, envelope.record_id)
     pixels = fetch_images(batch, decoded.arrays, allowed_roots=allowed_roots)
-    verdicts = judge_rows(
+    problems = find_problems(
         decoded.arrays,
         pixels.images,
         expected_ids=particle_ids(batch.image_names),
-        known_ids=roster.ids,
         n_optics_groups=len(batch.optics_groups),
         already=pixels.problems,
     )
-    return _taken(batch, decoded.arrays, pixels.images, verdicts=verdicts, geometry=found)
+    return Read(
+        batch,
+        decoded.arrays,
+        pixels.images,
+        problems,
+        _taken(batch, decoded.arrays, pixels.images, problems=problems, known_ids=frozenset()),
+    )
+
+
+def judge(
+    found: Read, *, geometry: Geometry | None, roster: Roster, recent: RecentRecords
+) -> Taken | Refused:
+    """Judge a record that was read, as the session stands.
+
+    Parameters
+    ----------
+    geometry
+        The session's sampling; None until the first batch has set it.
+    roster
+        Particles accepted so far.
+    recent
+        Records taken so far.
+    """
+    batch = found.batch
+    if batch.envelope.record_id in recent:
+        return _repeated(batch, found.unless_known.geometry)
+    problem = None if geometry is None else _misfit(found.unless_known.geometry, geometry)
+    if problem is not None:
+        return Refused(*problem, batch.envelope.record_id)
+    if roster.ids.isdisjoint(found.arrays["particle_id"].tolist()):
+        return found.unless_known
+    return _taken(batch, found.arrays, found.images, problems=found.problems, known_ids=roster.ids)
 
 
 def _misfit(found: Geometry, expected: Geometry) -> tuple[str, str] | None:
@@ -154,9 +200,10 @@ def _taken(
     arrays: Mapping[str, Array],
     images: Array,
     *,
-    verdicts: RowVerdicts,
-    geometry: Geometry,
+    problems: Mapping[int, Problem],
+    known_ids: Collection[int],
 ) -> Taken:
+    verdicts = sort_rows(arrays["particle_id"], problems, known_ids=known_ids)
     fit = verdicts.fit
     micrographs = batch.micrograph_names or ("",) * batch.count
     roster_rows = {name: arrays[name][fit] for name in COLUMNS if name in arrays} | {
@@ -171,7 +218,7 @@ def _taken(
         problems=verdicts.problems,
         image_names=batch.image_names,
         particles=particles,
-        geometry=geometry,
+        geometry=Geometry(batch.geometry.box, batch.geometry.pixel_size_angstrom),
         optics_groups=batch.optics_groups,
         roster_rows=roster_rows,
         created_at_ns=batch.envelope.created_at_ns,

@@ -13,13 +13,14 @@ from typing import Literal
 
 from reconstruct.types import StepReport
 from schemas.control import SessionState as Activity
+from streamer.ahead import Ahead, Idle, ReadAhead
 from streamer.config import training_digest
 from streamer.desk import Desk
 from streamer.errors import RetentionGapError
 from streamer.parts import Parts
 from streamer.receive import Receiver
 from streamer.state import CAPPED_ROWS, SessionState, rows_from, to_checkpoint
-from streamer.transports.base import Record, TopicPartition, lag
+from streamer.transports.base import TopicPartition, lag
 from streamer.transports.errors import OffsetOutOfRangeError
 
 __all__ = ["Loop", "Outcome"]
@@ -29,15 +30,32 @@ Outcome = Literal["ended", "stopped"]
 _LAG_EVERY_S = 1.0
 
 
+def _reader(parts: Parts, receiver: Receiver) -> ReadAhead:
+    batch = parts.settings.batch
+    return ReadAhead(
+        parts.particles,
+        read=receiver.read,
+        most_records=batch.max_records,
+        most_bytes=batch.max_bytes,
+        poll_records=max(
+            1, min(batch.max_records, batch.max_bytes // parts.outbox.max_record_bytes)
+        ),
+        wait_s=batch.max_wait_s,
+    )
+
+
 class Loop:
     """One session from where its state stands to its end, or until asked to stop."""
 
     def __init__(self, parts: Parts, state: SessionState) -> None:
         self._parts = parts
         self._state = state
-        self._pending: deque[Record] = deque()  # polled and not yet looked at
+        self._pending: deque[Ahead] = deque()  # taken and not yet looked at
         self._receiver = Receiver(parts, state)
-        self._desk = Desk(parts, state, receiver=self._receiver, save=self._save)
+        self._reader = _reader(parts, self._receiver)
+        self._desk = Desk(
+            parts, state, receiver=self._receiver, save=self._save, ends=self._reader.ends_now
+        )
         self._saved_at_s = parts.clock_s()
         self._saved_received = state.ledger.received
         self._saved_step = state.step
@@ -57,8 +75,15 @@ class Loop:
         ServiceError, TransportError
             The session cannot go on; the last checkpoint is whole.
         """
-        parts, state = self._parts, self._state
         self._seek()
+        self._reader.start()
+        try:
+            return self._run(fresh=fresh)
+        finally:
+            self._reader.close()
+
+    def _run(self, *, fresh: bool) -> Outcome:
+        parts, state = self._parts, self._state
         if fresh:  # so that nothing can be announced before there is a checkpoint to go back to
             self._save()
         parts.outbox.recall(state.output_positions)
@@ -102,18 +127,18 @@ class Loop:
         batch = self._parts.settings.batch
         self._parts.crashes.done()
         self._receiver.send_letters()
-        record_bytes = self._parts.outbox.max_record_bytes
-        most = max(1, min(batch.max_records, batch.max_bytes // record_bytes))
+        taken: list[Ahead | Idle] = []
         try:
-            self._pending.extend(self._parts.particles.poll(most, batch.max_wait_s))
+            taken = self._reader.take(batch.max_records, batch.max_wait_s)
         except OffsetOutOfRangeError as error:
             self._cross_gap(error)
         self._parts.hook("polled")
-        if not self._pending:
-            self._show("waiting")
-            for where in self._parts.particles.partitions:  # past what holds no records
-                position = self._parts.particles.position(where.topic, where.partition)
-                self._state.positions[where] = position
+        for item in taken:
+            if isinstance(item, Ahead):
+                self._pending.append(item)
+            else:  # asked for with nothing pending, so nothing is before it
+                self._show("waiting")
+                self._state.positions.update(item.positions)  # past what holds no records
 
     def _cross_gap(self, error: OffsetOutOfRangeError) -> None:
         """Stop at a hole in the log, or step over it on request and count it."""
@@ -130,7 +155,7 @@ class Loop:
         where = TopicPartition(error.topic, error.partition)
         self._state.ledger.gap_offsets += lost
         self._state.positions[where] = error.low_watermark
-        self._parts.particles.seek(error.topic, error.partition, error.low_watermark)
+        self._reader.go_on(where, error.low_watermark)
         self._parts.publisher.event(
             f"gap-{error.partition}-{error.offset}-{error.low_watermark}",
             "retention_gap",
@@ -143,11 +168,14 @@ class Loop:
         now_s = self._parts.clock_s()
         if now_s - self._lag_at_s < _LAG_EVERY_S:
             return
+        ends = self._reader.ends
+        if ends is None:
+            return
         self._lag_at_s = now_s
-        for where in self._parts.particles.partitions:
+        for where, end in ends.items():
             behind = lag(
                 self._state.positions[where],
-                self._parts.particles.end_offset(where.topic, where.partition),
+                end,
                 last_timestamp_ns=self._receiver.last_timestamp_ns,
                 now_ns=time.time_ns(),
             )
@@ -281,8 +309,8 @@ class Loop:
 
     def _commit(self) -> None:
         """Tell the bus how far this session is; it is never asked back."""
-        consumer = self._parts.particles
-        consumer.commit({where: self._state.positions[where] for where in consumer.partitions})
+        partitions = self._parts.particles.partitions
+        self._reader.commit({where: self._state.positions[where] for where in partitions})
         self._parts.hook("committed")
 
     # around the order -------------------------------------------------------------------------

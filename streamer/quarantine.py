@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["REASONS", "Problem", "RowVerdicts", "judge_rows"]
+__all__ = ["REASONS", "Problem", "RowVerdicts", "find_problems", "judge_rows", "sort_rows"]
 
 Array = npt.NDArray[Any]
 
@@ -60,10 +60,26 @@ def judge_rows(
     n_optics_groups: int,
     already: Mapping[int, Problem] | None = None,
 ) -> RowVerdicts:
-    """Judge every row of a batch.
+    """Judge every row of a batch: `find_problems`, then `sort_rows`."""
+    problems = find_problems(
+        arrays,
+        images,
+        expected_ids=expected_ids,
+        n_optics_groups=n_optics_groups,
+        already=already,
+    )
+    return sort_rows(arrays["particle_id"], problems, known_ids=known_ids)
 
-    A repeat of an accepted particle is a duplicate whatever its content; a repeat of a refused one
-    is judged anew, so that a mended particle gets in.
+
+def find_problems(
+    arrays: Mapping[str, Array],
+    images: Array,
+    *,
+    expected_ids: Array,
+    n_optics_groups: int,
+    already: Mapping[int, Problem] | None = None,
+) -> dict[int, Problem]:
+    """Give what is wrong with the content of rows, by row; needs nothing of the session.
 
     Parameters
     ----------
@@ -73,8 +89,6 @@ def judge_rows(
         (n, box, box) pixels.
     expected_ids
         (n,) identities that follow from the image names.
-    known_ids
-        Identities accepted so far in this session.
     already
         Rows found wanting while their pixels were fetched.
     """
@@ -97,7 +111,27 @@ def judge_rows(
     refuse(~np.isfinite(magnitude), "non_finite_pixels")
     refuse(magnitude > PIXEL_LIMIT, "absurd_pixels")
     refuse(constant, "constant_image")
+    return problems
 
+
+def sort_rows(
+    ids: Array, problems: Mapping[int, Problem], *, known_ids: Collection[int]
+) -> RowVerdicts:
+    """Sort rows into fit, duplicate and quarantined.
+
+    A repeat of an accepted particle is a duplicate whatever its content; a repeat of a refused one
+    is judged anew, so that a mended particle gets in.
+
+    Parameters
+    ----------
+    ids
+        (n,) identities.
+    problems
+        From `find_problems`.
+    known_ids
+        Identities accepted so far in this session.
+    """
+    problems = dict(problems)
     fit: list[int] = []
     duplicates: list[int] = []
     here: set[int] = set()

@@ -8,8 +8,9 @@ from __future__ import annotations
 from reconstruct.types import ParticleImages
 from schemas.codec import Limits
 from streamer import letters
+from streamer.ahead import Ahead
 from streamer.contrast import CONTRAST_SAMPLE, contrast_event, contrast_of_sums, contrast_sums
-from streamer.intake import Refused, Skipped, Taken, take
+from streamer.intake import Read, Refused, Skipped, Taken, judge, read
 from streamer.outbox import Outgoing
 from streamer.parts import Parts
 from streamer.state import SessionState
@@ -31,9 +32,28 @@ class Receiver:
         self.created_ns: list[int] = []  # records that no snapshot holds yet
         self.last_timestamp_ns: int | None = None
 
-    def look_at(self, record: Record) -> None:
+    def read(self, record: Record) -> Read | Refused | Skipped | None:
+        """Read a record ahead, in another thread; not while one ahead may kill the process."""
+        crashes, limits = self._parts.crashes, self._parts.settings.limits
+        if crashes.suspects or limits.crashes_per_record == 1:
+            return None
+        crashes.begin_reading(record.topic_partition, record.offset)
+        found = self._read(record)
+        crashes.done_reading()
+        return found
+
+    def _read(self, record: Record) -> Read | Refused | Skipped:
+        settings = self._parts.settings
+        return read(
+            record,
+            session_id=settings.session,
+            allowed_roots=self._parts.roots,
+            limits=Limits(total_bytes=settings.limits.max_record_bytes),
+        )
+
+    def look_at(self, ahead: Ahead) -> None:
         """Judge one record and move past it."""
-        parts, state = self._parts, self._state
+        parts, state, record = self._parts, self._state, ahead.record
         where = record.topic_partition
         crashes = parts.crashes.crashes(where, record.offset)
         verdict: Taken | Refused | Skipped
@@ -41,14 +61,11 @@ class Receiver:
             verdict = Refused("crashed_the_process", f"the process died on it {crashes} times")
         else:
             parts.crashes.begin(where, record.offset)
-            verdict = take(
-                record,
-                session_id=parts.settings.session,
-                geometry=state.geometry,
-                roster=state.roster,
-                recent=state.recent,
-                allowed_roots=parts.roots,
-                limits=Limits(total_bytes=parts.settings.limits.max_record_bytes),
+            found = self._read(record) if ahead.found is None else ahead.found
+            verdict = (
+                judge(found, geometry=state.geometry, roster=state.roster, recent=state.recent)
+                if isinstance(found, Read)
+                else found
             )
         parts.hook("checked")
         if isinstance(verdict, Taken):
