@@ -16,20 +16,23 @@ from unittest import mock
 
 from reconstruct.engine import Engine
 from reconstruct.types import StepReport
-from streamer import loop, publish, receive
+from streamer import loop, press, publish, receive
 from streamer.observe import Observer
 from streamer.state import SessionState
 
 __all__ = ["STAGES", "Stopwatch"]
 
 STAGES: tuple[tuple[Any, str, str], ...] = (
-    (loop.Loop, "_poll", "poll"),
-    (receive.Receiver, "look_at", "decode and judge"),
+    (loop.Loop, "_poll", "wait for records"),
+    (receive.Receiver, "look_at", "judge"),
     (Engine, "add", "add"),
     (Engine, "step", "step"),
     (loop.Loop, "_save", "save"),
     (loop.Loop, "_publish", "publish"),
-    (publish.Publisher, "_files", "publish: files and pictures"),
+    (publish.Publisher, "make", "snapshot: findings and records"),
+    (publish.Publisher, "_files", "snapshot: files and pictures"),
+    (receive.Receiver, "_read", "decode"),
+    (press.Press, "settle", "wait for a snapshot, announce it"),
     (loop.Loop, "_tell_lag", "lag"),
     (loop.Desk, "answer", "control requests"),
     (loop.Loop, "run", "replay and the rest"),

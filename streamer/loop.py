@@ -18,6 +18,7 @@ from streamer.config import training_digest
 from streamer.desk import Desk
 from streamer.errors import RetentionGapError
 from streamer.parts import Parts
+from streamer.press import Press, Printed
 from streamer.receive import Receiver
 from streamer.state import CAPPED_ROWS, SessionState, rows_from, to_checkpoint
 from streamer.transports.base import TopicPartition, lag
@@ -53,6 +54,7 @@ class Loop:
         self._pending: deque[Ahead] = deque()  # taken and not yet looked at
         self._receiver = Receiver(parts, state)
         self._reader = _reader(parts, self._receiver)
+        self._press = Press(parts.publisher, self._announce)
         self._desk = Desk(
             parts, state, receiver=self._receiver, save=self._save, ends=self._reader.ends_now
         )
@@ -78,8 +80,11 @@ class Loop:
         self._seek()
         self._reader.start()
         try:
-            return self._run(fresh=fresh)
+            outcome = self._run(fresh=fresh)
+            self._press.settle()
+            return outcome
         finally:
+            self._press.close()
             self._reader.close()
 
     def _run(self, *, fresh: bool) -> Outcome:
@@ -90,6 +95,7 @@ class Loop:
         self._publish_if_due()
         while not (state.finished or parts.stop.requested):
             parts.lease.check()
+            self._press.settle_if_made()
             self._desk.answer()
             self._publish_if_due()
             if state.paused:
@@ -190,6 +196,8 @@ class Loop:
         self._owe_snapshot()
 
     def _note(self, report: StepReport) -> None:
+        if report.events:  # said in the order of steps
+            self._press.settle()
         self._state.note(report)
         self._parts.publisher.step_events(report)
         self._parts.observer.stepped(report, self._state)
@@ -225,6 +233,7 @@ class Loop:
                 self._note(report)
                 parts.hook("replayed")
                 self._owe_snapshot()
+                self._press.settle_if_made()
                 self._publish_if_due()
                 self._save_if_due()  # the engine goes on with its replay from a checkpoint
                 self._tell_lag()
@@ -250,7 +259,12 @@ class Loop:
             self._save()
 
     def _save(self) -> None:
-        """Write the state and the positions in one file; a full disk is told and tried again."""
+        """Write the state and the positions in one file; a full disk is told and tried again.
+
+        A snapshot under way is announced first: a checkpoint in which it is no longer due must not
+        be there before its announcement.
+        """
+        self._press.settle()
         parts, state = self._parts, self._state
         self._receiver.send_letters()
         state.balance()
@@ -289,21 +303,25 @@ class Loop:
             return
         grown = len(state.roster) >= 1.1 * state.assigned_rows
         assign = state.finished or state.snapshot_due in ("request", "stop") or grown
-        name, snapshot = parts.publisher.snapshot(state, is_final=state.finished, assign=assign)
+        taken = parts.publisher.take(state, is_final=state.finished, assign=assign)
         state.snapshot_due = None
-        state.last_snapshot_id = name
+        state.last_snapshot_id = parts.publisher.name(state, is_final=state.finished)
         state.last_snapshot_step = state.step
         state.last_snapshot_particles = state.trained
         state.ledger.snapshots += 1
         if assign:
             state.assigned_rows = len(state.roster)
-        if snapshot is not None:
+        created_ns, self._receiver.created_ns = self._receiver.created_ns, []
+        if taken is not None:
+            self._press.start(taken, created_ns)
+
+    def _announce(self, printed: Printed) -> None:
+        parts, made = self._parts, printed.made
+        parts.publisher.announce(made, self._state)
+        if made.snapshot is not None:
             now_ns = time.time_ns()
-            delays_s = [
-                max(0, now_ns - created_ns) * 1e-9 for created_ns in self._receiver.created_ns
-            ]
-            parts.observer.published(name, snapshot, state, delays_s)
-        self._receiver.created_ns = []
+            delays_s = [max(0, now_ns - created_ns) * 1e-9 for created_ns in printed.created_ns]
+            parts.observer.published(made.name, made.snapshot, self._state, delays_s)
 
     # commit -----------------------------------------------------------------------------------
 

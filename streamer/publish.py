@@ -7,14 +7,15 @@ follow from session and step; publishing the same step again is recognised and c
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.types import Assignments, EngineEvent, Snapshot, StepReport
+from reconstruct.types import Assignments, ClassSnapshot, EngineEvent, Snapshot, StepReport
 from schemas.assignments import AssignmentBatch
 from schemas.base import MAX_ROWS
 from schemas.codec import encoded_size
@@ -22,15 +23,16 @@ from schemas.events import SessionEvent
 from schemas.split import split_batch
 from schemas.topics import Topics
 from schemas.volumes import ClassManifest, VolumeSnapshot, snapshot_id
-from streamer.findings import find, news, with_all_views
+from streamer.findings import Told, find, news, with_all_views
 from streamer.outbox import Outbox, Outgoing
 from streamer.preview import preview_arrays
 from streamer.series import write_series_folder
 from streamer.state import SessionState
 
-__all__ = ["Publisher", "software_version"]
+__all__ = ["Made", "Publisher", "Taken", "software_version"]
 
 Array = npt.NDArray[Any]
+T = TypeVar("T", Assignments, ClassSnapshot)
 InlineVolumes = Literal["auto", "always", "never"]
 
 _ROOM_BYTES = 4096  # key, headers and framing around a record
@@ -42,6 +44,33 @@ def software_version() -> str:
         return version("abinitio-live")
     except PackageNotFoundError:
         return "0+source"
+
+
+@dataclass(frozen=True)
+class Taken:
+    """All that a snapshot is made of, taken between two steps and changed by none."""
+
+    name: str
+    snapshot: Snapshot
+    assignments: Assignments
+    image_names: Array | None  # of all particles; None where no assignments are published
+    parent_id: str | None
+    group: str
+    verdicts: Told
+    is_final: bool
+    is_out: bool  # before a crash; only what follows from it is wanted
+
+
+@dataclass(frozen=True)
+class Made:
+    """A snapshot whose files are in place, and the records that announce it."""
+
+    name: str
+    snapshot: Snapshot | None  # None where it was out already
+    found: Told
+    told: tuple[EngineEvent, ...] = ()
+    records: tuple[Outgoing, ...] = ()
+    warnings: tuple[Outgoing, ...] = ()
 
 
 class Publisher:
@@ -85,51 +114,74 @@ class Publisher:
         self._hook = hook
         self._tell = tell
 
-    def snapshot(
-        self, state: SessionState, *, is_final: bool, assign: bool
-    ) -> tuple[str, Snapshot | None]:
-        """Publish the maps of this step; return the snapshot's id, and it unless it was out.
+    def take(self, state: SessionState, *, is_final: bool, assign: bool) -> Taken | None:
+        """Take what belongs to a snapshot of this very step; None without a model.
 
         Parameters
         ----------
         assign
-            Publish the table of assignments with it.
+            The table of assignments belongs to it.
         """
-        name = snapshot_id(self._session_id, state.step) + ("-final" if is_final else "")
         if state.engine is None:
-            return name, None
-        assignments = state.engine.assignments()
-        snapshot, views = with_all_views(
-            state.engine.snapshot(), assignments, group=state.imposed_group
+            return None
+        name = self.name(state, is_final=is_final)
+        return Taken(
+            name=name,
+            snapshot=_owned_snapshot(state.engine.snapshot()),
+            assignments=_owned(state.engine.assignments()),
+            image_names=state.roster.rows_from(0).get("image_name") if assign else None,
+            parent_id=state.last_snapshot_id,
+            group=state.imposed_group,
+            verdicts=dict(state.verdicts),
+            is_final=is_final,
+            is_out=self._outbox.said(name),
         )
-        found = find(snapshot, views, group=state.imposed_group, is_final=is_final)
-        told = tuple(news(state.verdicts, found))
-        state.verdicts = found  # also where the snapshot is out: its verdicts are out with it
-        if self._outbox.said(name):
-            return name, None
-        classes = self._files(snapshot, state, name=name, is_final=is_final)
+
+    def name(self, state: SessionState, *, is_final: bool) -> str:
+        """Give the id of a snapshot of this very step."""
+        return snapshot_id(self._session_id, state.step) + ("-final" if is_final else "")
+
+    def make(self, taken: Taken) -> Made:
+        """Write a snapshot's files and make its records; touches neither session nor bus."""
+        snapshot, views = with_all_views(taken.snapshot, taken.assignments, group=taken.group)
+        found = find(snapshot, views, group=taken.group, is_final=taken.is_final)
+        told = tuple(news(taken.verdicts, found))
+        if taken.is_out:
+            return Made(taken.name, None, found)
+        classes = self._files(snapshot, taken)
         self._hook("renamed")
-        records = [self._manifest_record(snapshot, state, classes, name=name, is_final=is_final)]
-        if assign and len(state.roster):
-            records += self._assignment_records(assignments, state, name=name)
-        records.append(self._snapshot_event(snapshot, name=name, is_final=is_final))
+        manifest, warnings = self._manifest_record(snapshot, taken, classes)
+        records = [manifest, *self._assignment_records(taken)]
+        records.append(self._snapshot_event(snapshot, name=taken.name, is_final=taken.is_final))
         for number, event in enumerate(told):
-            about = f"{name}-verdict-{number}"
+            about = f"{taken.name}-verdict-{number}"
             records.append(
                 self._engine_event(
-                    event, about, step=snapshot.step, phase=snapshot.phase, snapshot_id=name
+                    event, about, step=snapshot.step, phase=snapshot.phase, snapshot_id=taken.name
                 )
             )
-        self._outbox.say(records)
+        return Made(taken.name, snapshot, found, told, tuple(records), tuple(warnings))
+
+    def announce(self, made: Made, state: SessionState) -> None:
+        """Say it in one transaction, unless it is out."""
+        state.verdicts = made.found  # also where the snapshot is out: its verdicts are out with it
+        if made.snapshot is None:
+            return
+        self._outbox.say(made.warnings)
+        self._outbox.say(made.records)
         self._hook("announced")
-        for event in told:
+        for event in made.told:
             self._tell(event)
-        return name, snapshot
 
     def event(
         self, record_id: str, kind: str, message: str, *, severity: str = "info", **more: Any
     ) -> None:
         """Publish something worth telling, once."""
+        self._outbox.say([self._event(record_id, kind, message, severity=severity, **more)])
+
+    def _event(
+        self, record_id: str, kind: str, message: str, *, severity: str = "info", **more: Any
+    ) -> Outgoing:
         event = SessionEvent(
             envelope=self._outbox.envelope(SessionEvent, record_id),
             kind=kind,
@@ -137,7 +189,7 @@ class Publisher:
             message=message,
             **more,
         )
-        self._outbox.say([Outgoing(self._topics.events, event)])
+        return Outgoing(self._topics.events, event)
 
     def step_events(self, report: StepReport) -> None:
         """Publish what the engine found worth telling in one step."""
@@ -173,9 +225,7 @@ class Publisher:
             ),
         )
 
-    def _files(
-        self, snapshot: Snapshot, state: SessionState, *, name: str, is_final: bool
-    ) -> tuple[ClassManifest, ...]:
+    def _files(self, snapshot: Snapshot, taken: Taken) -> tuple[ClassManifest, ...]:
         picture = None
         if self._pictures:
             from streamer.pictures import snapshot_png  # matplotlib: only when pictures are wanted
@@ -184,15 +234,15 @@ class Publisher:
         return write_series_folder(
             self._out,
             snapshot,
-            name=f"step-{snapshot.step:08d}" + ("-final" if is_final else ""),
+            name=f"step-{snapshot.step:08d}" + ("-final" if taken.is_final else ""),
             session_id=self._session_id,
             manifest={
-                "snapshot_id": name,
+                "snapshot_id": taken.name,
                 "session_id": self._session_id,
-                "parent_snapshot_id": state.last_snapshot_id,
+                "parent_snapshot_id": taken.parent_id,
                 "step": snapshot.step,
                 "phase": snapshot.phase,
-                "is_final": is_final,
+                "is_final": taken.is_final,
                 "config_digest": self._digest,
                 "software_version": software_version(),
                 "particles_seen": snapshot.particles_seen,
@@ -205,19 +255,17 @@ class Publisher:
     def _manifest_record(
         self,
         snapshot: Snapshot,
-        state: SessionState,
+        taken: Taken,
         classes: tuple[ClassManifest, ...],
-        *,
-        name: str,
-        is_final: bool,
-    ) -> Outgoing:
+    ) -> tuple[Outgoing, list[Outgoing]]:
+        warnings = []
         record = VolumeSnapshot(
-            envelope=self._outbox.envelope(VolumeSnapshot, name),
-            snapshot_id=name,
-            parent_snapshot_id=state.last_snapshot_id,
+            envelope=self._outbox.envelope(VolumeSnapshot, taken.name),
+            snapshot_id=taken.name,
+            parent_snapshot_id=taken.parent_id,
             step=snapshot.step,
             phase=snapshot.phase,
-            is_final=is_final,
+            is_final=taken.is_final,
             config_digest=self._digest,
             software_version=software_version(),
             particles_seen=snapshot.particles_seen,
@@ -240,11 +288,11 @@ class Publisher:
             if size_bytes <= limit_bytes:
                 arrays[key] = array
             elif key == "volumes" and self._inline_volumes == "always":
-                self._tell_too_large(size_bytes, limit_bytes)
-        return Outgoing(self._topics.volumes, record, arrays)
+                warnings.append(self._too_large(size_bytes, limit_bytes))
+        return Outgoing(self._topics.volumes, record, arrays), warnings
 
-    def _tell_too_large(self, size_bytes: int, limit_bytes: int) -> None:
-        self.event(
+    def _too_large(self, size_bytes: int, limit_bytes: int) -> Outgoing:
+        return self._event(
             f"{self._session_id}-maps-too-large",
             "maps_too_large",
             f"The maps do not fit a record of the bus: {size_bytes / 2**20:.1f} MiB with them, "
@@ -253,10 +301,11 @@ class Publisher:
             values={"size_bytes": float(size_bytes), "limit_bytes": float(limit_bytes)},
         )
 
-    def _assignment_records(
-        self, assignments: Assignments, state: SessionState, *, name: str
-    ) -> list[Outgoing]:
-        names = state.roster.names("image_name")
+    def _assignment_records(self, taken: Taken) -> list[Outgoing]:
+        if taken.image_names is None:
+            return []
+        name, assignments = taken.name, taken.assignments
+        names = [each.decode("utf-8") for each in taken.image_names.tolist()]
         arrays: dict[str, Array] = {
             "particle_id": assignments.particle_ids.astype(np.uint64),
             "class_index": assignments.class_index.astype(np.int32),
@@ -272,7 +321,7 @@ class Publisher:
             batch = AssignmentBatch(
                 envelope=self._outbox.envelope(AssignmentBatch, f"{name}-assignments-{start}"),
                 snapshot_id=name,
-                step=state.step,
+                step=taken.snapshot.step,
                 first_row=start,
                 total_rows=len(names),
                 image_names=tuple(names[start:stop]),
@@ -300,6 +349,19 @@ class Publisher:
             values={"particles": float(snapshot.particles_seen)},
         )
         return Outgoing(self._topics.events, event)
+
+
+def _owned(values: T) -> T:
+    """Copy the arrays of a dataclass: the engine goes on writing into its own."""
+    found = {field.name: getattr(values, field.name) for field in fields(values)}
+    copies: dict[str, Any] = {
+        name: np.array(value) for name, value in found.items() if isinstance(value, np.ndarray)
+    }
+    return replace(values, **copies)
+
+
+def _owned_snapshot(snapshot: Snapshot) -> Snapshot:
+    return replace(snapshot, classes=tuple(_owned(item) for item in snapshot.classes))
 
 
 def _folder_name(out: Path) -> str | None:
