@@ -31,6 +31,7 @@ import numpy.typing as npt
 from rich.console import Console
 
 from benchmarks.stopwatch import Stopwatch
+from reconstruct.engine import Engine
 from reconstruct.simulate import SimulationSettings, Species, simulate
 from reconstruct.simulated import Simulated
 from reconstruct.structures import demo_particle
@@ -61,7 +62,7 @@ class Arrivals(Observer):
     """Notes when each particle arrived and when an update that holds it was over."""
 
     def __init__(self, warm_up: int) -> None:
-        self._warm_up = warm_up
+        self.warm_up = warm_up
         self._arrived_ns: list[npt.NDArray[np.int64]] = []  # of accepted particles, in order
         self._seen = 0
         self._learned: list[tuple[int, int]] = []  # particles so far, and when
@@ -83,7 +84,7 @@ class Arrivals(Observer):
         if report.particles_seen > self._seen:  # not a replay
             self._learned.append((report.particles_seen, time.time_ns()))
             self.streamed_s = time.monotonic()
-            if self._seen < self._warm_up:
+            if self._seen < self.warm_up:
                 self.warm_s = self.streamed_s
         self._seen = report.particles_seen
 
@@ -224,7 +225,13 @@ def _warm_up(options: argparse.Namespace, factory: EngineFactory, folder: Path) 
 def measure(options: argparse.Namespace, bus: str, folder: Path) -> list[str]:
     """Run one session; return the lines of the report."""
     backend = open_device(options.device)
-    factory = engine_factory(backend)
+    factory: EngineFactory = engine_factory(backend)
+    engine: type[object] = Engine
+    race = _settings(options, bus, folder, "any").engine.race_particles
+    if options.stand_in:
+        from benchmarks.stand_in import StandIn
+
+        factory, engine, race = StandIn, StandIn, 0
     prefix = f"latency{uuid.uuid4().hex[:8]}"
     settings = _settings(options, bus, folder / "out", prefix)
     with _microscope(options, bus, prefix) as microscope:
@@ -235,12 +242,12 @@ def measure(options: argparse.Namespace, bus: str, folder: Path) -> list[str]:
         warm_s, warm_cpu_s = time.monotonic() - began[0], time.process_time() - began[1]
         if microscope.stdout.readline().strip() != "ready":
             raise RuntimeError("the microscope did not start")
-        arrivals, keeper = Arrivals(settings.engine.race_particles), ReportKeeper()
+        arrivals, keeper = Arrivals(race), ReportKeeper()
         load_before = os.getloadavg()[0]
         with ExitStack() as stack:
             stack.enter_context(open_bus(settings))  # fails here rather than in the measurement
             metrics = stack.enter_context(metrics_server(settings, Console(file=io.StringIO())))
-            stopwatch = stack.enter_context(Stopwatch().running())
+            stopwatch = stack.enter_context(Stopwatch(engine).running())
             microscope.stdin.write("go\n")
             microscope.stdin.flush()
             cpu_s = time.process_time()
@@ -254,7 +261,8 @@ def measure(options: argparse.Namespace, bus: str, folder: Path) -> list[str]:
         late = microscope.stdout.readline().split()
     return [
         f"{_bus_name(bus)}, {options.rate:g} particles/s for {options.seconds:g} s, "
-        f"{GEOMETRY.box} px, {options.per_record} particles a record, {backend.name} "
+        f"{GEOMETRY.box} px, {options.per_record} particles a record, "
+        f"{'a stand-in for the engine on ' if options.stand_in else ''}{backend.name} "
         f"({backend.device}), {os.cpu_count()} cores, load {load_before:.1f} before and "
         f"{os.getloadavg()[0]:.1f} after, Python {platform.python_version()}",
         f"warm-up apart: {warm_s:.1f} s ({warm_cpu_s:.1f} CPU-s)",
@@ -271,19 +279,20 @@ def _bus_name(bus: str) -> str:
 
 
 def _report(arrivals: Arrivals, finished: Finished) -> list[str]:
-    delays, race = arrivals.delays_s(), arrivals._warm_up
+    delays, race = arrivals.delays_s(), arrivals.warm_up
     lines = []
     for name, some in (("after the race", delays[race:]), ("all", delays)):
-        if len(some):
+        if len(some) and (race or name == "all"):
             values = "  ".join(
                 f"{'max' if q == 100 else f'p{q}'} {np.percentile(some, q):.3f}"
                 for q in PERCENTILES
             )
             lines.append(f"arrival to learned, s, {name:<15} {values}  ({len(some)} particles)")
+    first_s = arrivals.began_s
+    race_s = f"end of race {arrivals.warm_s - first_s:.1f} s, to " if race else ""
     lines.append(
-        f"first arrival to end of race {arrivals.warm_s - arrivals.began_s:.1f} s, to last "
-        f"particle {arrivals.streamed_s - arrivals.began_s:.1f} s; most records behind "
-        f"{arrivals.most_behind}"
+        f"first arrival to {race_s}last particle {arrivals.streamed_s - first_s:.1f} s; most "
+        f"records behind {arrivals.most_behind}"
     )
     lines.append(
         f"{finished.state.trained} particles trained, {arrivals.steps} updates, "
@@ -302,6 +311,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=20.0, help="how long they come")
     parser.add_argument("--per-record", type=int, default=50, help="particles in a record")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--stand-in", action="store_true", help="no engine: 3 ms an update, all else real"
+    )
     parser.add_argument("--set", action="append", default=[], help="NAME=VALUE, as for serve")
     parser.add_argument("--name", default="", help="added to the name of the results file")
     parser.add_argument("--results", type=Path, help="folder that the report is written to")
@@ -329,7 +341,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.results:
         options.results.mkdir(parents=True, exist_ok=True)
         kind = bus.partition(":")[0]
-        name = f"latency-{kind}-{options.device.replace(':', '')}-{options.rate:g}{options.name}"
+        device = "stand-in" if options.stand_in else options.device.replace(":", "")
+        name = f"latency-{kind}-{device}-{options.rate:g}{options.name}"
         (options.results / f"{name}.txt").write_text(text)
 
 

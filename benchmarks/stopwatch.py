@@ -14,7 +14,6 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
-from reconstruct.engine import Engine
 from reconstruct.types import StepReport
 from streamer import loop, press, publish, receive
 from streamer.observe import Observer
@@ -25,8 +24,6 @@ __all__ = ["STAGES", "Stopwatch"]
 STAGES: tuple[tuple[Any, str, str], ...] = (
     (loop.Loop, "_poll", "wait for records"),
     (receive.Receiver, "look_at", "judge"),
-    (Engine, "add", "add"),
-    (Engine, "step", "step"),
     (loop.Loop, "_save", "save"),
     (loop.Loop, "_publish", "publish"),
     (publish.Publisher, "make", "snapshot: findings and records"),
@@ -41,9 +38,10 @@ STAGES: tuple[tuple[Any, str, str], ...] = (
 
 
 class Stopwatch:
-    """Times `STAGES`."""
+    """Times `STAGES`, and an engine's ``add`` and ``step``."""
 
-    def __init__(self) -> None:
+    def __init__(self, engine: type[Any]) -> None:
+        self._stages = (*STAGES, (engine, "add", "add"), (engine, "step", "step"))
         self._here = threading.local()
         self._lock = threading.Lock()
         self._after = False  # the stream's last particle is learned
@@ -53,7 +51,7 @@ class Stopwatch:
     def running(self) -> Iterator[Stopwatch]:
         """Time from here on."""
         with ExitStack() as stack:
-            for owner, method, stage in STAGES:
+            for owner, method, stage in self._stages:
                 timed = self._timed(getattr(owner, method), stage)
                 stack.enter_context(mock.patch.object(owner, method, timed))
             yield self
