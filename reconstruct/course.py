@@ -21,12 +21,19 @@ __all__ = ["Course", "Replay"]
 
 Rows = npt.NDArray[np.intp]
 
-COUNTERS = ("trained", "racing", "race_cursor", "replay_cursor", "radius_at_pass")
+COUNTERS = (
+    "trained",
+    "racing",
+    "race_cursor",
+    "spherical_cursor",
+    "replay_cursor",
+    "radius_at_pass",
+)
 REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
 REPLAYED_AT_ONCE = 32  # a replayed minibatch is this part of the particles: memory is half of them
 LARGEST = 3000  # particles of a replayed minibatch, unless more are asked for
 GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
-RACE_ORDER, REPLAY_ORDER = 1, 2  # keys of the random orders
+RACE_ORDER, REPLAY_ORDER, SPHERICAL_ORDER = 1, 2, 3  # keys of the random orders
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Course:
     trained: int = 0  # distinct particles learned from: the store's first rows
     racing: bool = True  # until the first map is chosen
     race_cursor: int = 0  # particles presented again by the race
+    spherical_cursor: int = -1  # presented by the course of near-spherical particles; -1: none
     replay_cursor: int = 0  # particles presented again after the stream's end
     radius_at_pass: int = 0  # working radius when the last replay pass began
 
@@ -88,6 +96,16 @@ class Course:
     def race_over(self, particles: int) -> bool:
         """Whether all epochs of the race are over."""
         return self.race_cursor >= particles * (self.settings.race_epochs - 1)
+
+    # ---- the course of near-spherical particles
+
+    def spherical_rows(self, size: int, held: Rows) -> Rows:
+        """Take the next ``size`` of the rows ``held``, each once a pass."""
+        epoch, position = divmod(self.spherical_cursor, len(held))
+        order = _order(self.settings.seed, SPHERICAL_ORDER, epoch, len(held))
+        rows = held[order[position : position + size]]
+        self.spherical_cursor += len(rows)
+        return rows
 
     # ---- replay
 
@@ -136,7 +154,7 @@ class Course:
     def restore(self, meta: Mapping[str, Any]) -> None:
         """Take over a state that ``dump`` returned."""
         for name in COUNTERS:
-            setattr(self, name, meta[name])
+            setattr(self, name, meta.get(name, getattr(self, name)))
 
 
 @lru_cache(maxsize=2)

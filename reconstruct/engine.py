@@ -18,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
+from reconstruct import spherical
 from reconstruct.backend import Backend, make_backend, usable_cores
 from reconstruct.class_actions import Session
 from reconstruct.course import Course
-from reconstruct.engine_events import mask_event, race_event, store_event, with_events
+from reconstruct.engine_events import store_event, with_events
 from reconstruct.engine_state import (
     Arrays,
     check_version,
@@ -33,12 +34,12 @@ from reconstruct.engine_state import (
 from reconstruct.fourier import image_spectra
 from reconstruct.layout import make_layout
 from reconstruct.learned import LearnResult, Start
-from reconstruct.learner import Learner
 from reconstruct.learner_state import new_learner, restore_learner
 from reconstruct.lifecycle import Lifecycle
 from reconstruct.memory import plan_memory
 from reconstruct.noise import NoiseSpectra, noise_model_of, normalise
 from reconstruct.progress import Progress, mean_transfer
+from reconstruct.races import Races
 from reconstruct.residuals import RESIDUALS_EVERY, measure_residuals
 from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
@@ -67,7 +68,7 @@ MOST_BORN = 2  # classes beyond those that were asked for
 _BLAS = ThreadpoolController()
 
 
-class Engine:
+class Engine(Races):
     """Online reconstruction of one session; see docs/architecture.md for the contract."""
 
     def __init__(
@@ -194,10 +195,6 @@ class Engine:
     def _minibatch(self) -> int:
         return self._course.minibatch(self._leader.presented)
 
-    @property
-    def _leader(self) -> Learner:
-        return max(self._learners, key=lambda learner: learner.evidence)
-
     def step(self) -> StepReport:
         """One update; call it only while ``ready``."""
         if self._course.race_due:
@@ -222,27 +219,6 @@ class Engine:
         if self._store.note_trained(self._course.trained):
             report = with_events(report, store_event(self.settings.store_particles or 0))
         return self._with_symmetry(self._with_classes(report))
-
-    def _race_again(self, particles: int) -> StepReport:
-        """Present the race's particles again; decide it after the last epoch."""
-        report = self._update(self._course.race_rows(particles), new=0, cold=True)
-        if self._course.race_halves(particles) and len(self._learners) > 2:
-            ranking = sorted(self._learners, key=lambda learner: -learner.evidence)
-            self._learners = ranking[: (len(ranking) + 1) // 2]
-        return self._decide_race(report) if self._course.race_over(particles) else report
-
-    def _decide_race(self, report: StepReport) -> StepReport:
-        event = race_event(
-            [learner.evidence for learner in self._learners],
-            starts=self.settings.race_starts,
-            particles=self._course.trained,
-        )
-        leader = self._leader
-        self._learners = [leader]
-        self._course.racing = False
-        leader.split_halves(self._schedule.join_radius + 1)
-        diameter = 2 * float(leader.mask_radius.max()) * self.geometry.pixel_size_angstrom
-        return with_events(report, event, mask_event(diameter))
 
     @property
     def _replayable(self) -> Rows:
@@ -309,7 +285,7 @@ class Engine:
                 found = learner.learn(
                     weighted[radius],
                     half,
-                    window=remembered,
+                    window=spherical.window_of(learner, remembered),
                     cold=cold,
                     workers=self._workers,
                     start=start,

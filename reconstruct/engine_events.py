@@ -7,7 +7,14 @@ from dataclasses import replace
 
 from reconstruct.types import EngineEvent, StepReport
 
-__all__ = ["mask_event", "race_event", "store_event", "symmetry_event", "with_events"]
+__all__ = [
+    "mask_event",
+    "race_event",
+    "spherical_event",
+    "store_event",
+    "symmetry_event",
+    "with_events",
+]
 
 
 def with_events(report: StepReport, *events: EngineEvent) -> StepReport:
@@ -44,6 +51,18 @@ def mask_event(diameter_angstrom: float) -> EngineEvent:
             "half-sets go on separately"
         ),
         values={"diameter_angstrom": diameter_angstrom},
+    )
+
+
+def spherical_event(share: float, group: str, *, starts: int) -> EngineEvent:
+    """Tell that the particle is nearly a ball, and what is done about it."""
+    return EngineEvent(
+        kind="near_spherical",
+        message=(
+            f"The particle is nearly a ball: views explain {100 * share:.0f} % of the evidence; "
+            f"{starts} starts with {group} from the first batch are raced at higher resolution"
+        ),
+        values={"view_share": share},
     )
 
 

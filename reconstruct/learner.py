@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,7 @@ from reconstruct.search import (
     local_start,
     make_plan,
 )
+from reconstruct.search_wide import make_wide_plan
 from reconstruct.symmetry import parse_group, symmetrise_statistics
 from reconstruct.types import Centring, PoseSearch, SearchCount
 from reconstruct.update import (
@@ -85,6 +86,8 @@ class Learner:
     cubes: Float32 | None = None  # references (K or 2 K, g, g, g, ..), of all or of each half-set
     group: str = "C1"  # symmetry that maps are averaged over
     split: bool = False  # whether the half-sets have references of their own
+    scored_by: Literal["own", "other"] = "own"  # whose reference; the other's only by ``spherical``
+    coarse_radius: int = 0  # shells of a wide coarse pass; 0: the usual one
     positivity: Positivity = field(default_factory=Positivity)
     centring: Centring = "off"
     optimizer: Optimizer = field(default_factory=Optimizer)
@@ -130,6 +133,13 @@ class Learner:
             self.statistics = self.backend.xp.zeros(empty, np.float32)
         if reach > (self.statistics.shape[2] - 1) // 2:
             self.statistics = at_reach(self.statistics, reach, self.backend)
+
+    def hold_radius(self, radius: int) -> None:
+        """Work at ``radius`` shells now, whatever the half maps say."""
+        changed, self.growth = radius != self.radius, ShellGrowth(radius, self.presented)
+        self._reserve(self.insert_radius)
+        if changed and self.cubes is not None:
+            self.make_references()
 
     def split_halves(self, radius: int) -> None:
         """Give the half-sets references of their own, from ``radius`` shells on.
@@ -177,8 +187,10 @@ class Learner:
         """Sampling of class ``k`` with its own mask."""
         return replace(self.grid, mask_radius_pixels=float(self.mask_radius[k]))
 
-    def plan(self, *, cold: bool) -> SearchPlan:
-        """Search plan at the working radius."""
+    def plan(self, *, cold: bool, local: bool = False) -> SearchPlan:
+        """Search plan at the working radius, from everywhere or from known poses (``local``)."""
+        if self.coarse_radius and not local:
+            return make_wide_plan(self.radius, self.coarse_radius, self.max_shift_pixels)
         sharpness, share = search_cuts(cold=cold)
         plan = make_plan(
             self.radius,
@@ -216,7 +228,7 @@ class Learner:
         """
         began = self.clock()
         first = first_half(half)
-        poses, searches = self._search(
+        poses, searches = self.search(
             batch, first, self._rng(), cold=cold, workers=workers, start=start
         )
         share = self.initial_ess_fraction if cold else 0.0
@@ -255,7 +267,7 @@ class Learner:
         def evidence() -> Float32:
             self.make_references()
             rng = self._rng()
-            poses, _ = self._search(batch, first, rng, cold=False, workers=workers, start=start)
+            poses, _ = self.search(batch, first, rng, cold=False, workers=workers, start=start)
             return self.backend.asnumpy(poses.evidence)
 
         self.positivity.judge(evidence, start.class_index, self.n_classes)
@@ -281,7 +293,7 @@ class Learner:
             self.presented, self.class_similarity, cold_presented=self.schedule.cold_presented
         )
 
-    def _search(
+    def search(
         self,
         batch: WeightedBatch,
         first: int,
@@ -292,13 +304,14 @@ class Learner:
         start: Start | None,
         only: int | None = None,
     ) -> tuple[Poses, tuple[SearchCount, ...]]:
+        """Poses of a batch, whose first ``first`` particles are of half-set 0."""
         b, xp = len(batch), self.backend.xp
         if self.cubes is None:  # nothing known: random poses and classes make the first volume
             rotation = random_rotations(rng, b).reshape(-1, 9).astype(np.float32)
             classes = rng.integers(0, self.n_classes, b).astype(np.int32)
             known = local_start(rotation, np.zeros((b, 2), np.float32), classes, keep=1, xp=xp)
             return known, ()
-        plan = self.plan(cold=cold)
+        plan = self.plan(cold=cold, local=start is not None)
         smoothed = (self.class_share + 0.02 / self.n_classes) / 1.02
         log_class_weights = np.log(smoothed).astype(np.float32)
         cubes, resting = self.cubes, self.resting
@@ -307,11 +320,10 @@ class Learner:
             log_class_weights, resting = np.zeros(1, np.float32), np.zeros(1, np.bool_)
         cells = None
         if start is not None:
-            cells = local_start(
-                start.rotation, start.shift, start.class_index, keep=plan.keep, xp=xp
-            )
+            pose = start.rotation, start.shift, start.class_index
+            cells = local_start(*pose, keep=plan.keep, xp=xp)
         return find_poses(
-            self.pose_search,
+            "exhaustive" if self.coarse_radius else self.pose_search,
             batch,
             cubes,
             first if self.split else b,
@@ -339,7 +351,7 @@ class Learner:
     ) -> LearnResult:
         """Search particles in class ``k`` alone; nothing is learned."""
         first = first_half(half)
-        found, _ = self._search(batch, first, rng, cold=False, workers=workers, start=None, only=k)
+        found, _ = self.search(batch, first, rng, cold=False, workers=workers, start=None, only=k)
         return learned(found, 1, 0.0, self.backend)[1]
 
     def _accumulate(
@@ -410,28 +422,30 @@ class Learner:
 
     def make_references(self) -> None:
         """Make what particles are scored against next."""
-        sets = 2 if self.split else 1
+        sets, radius = 2 if self.split else 1, self.radius
         if self.backend.on_device:
             self.cubes = device_maps.reference_cubes(
-                self._device_crops(self.radius),
+                self._device_crops(radius),
                 self.grid,
                 sets=sets,
-                radius=self.radius,
+                radius=radius,
                 join=self.schedule.join_radius,
                 fsc=self.fsc,
                 radii=self.mask_radius,
                 cut=self.positivity.flags(self.n_classes),
                 backend=self.backend,
             )
-            return
-        self.cubes = host_maps.reference_cubes(
-            lambda k, halves: self.map_spectrum(k, self.fsc[k], radius=self.radius, halves=halves),
-            [self.class_grid(k) for k in range(self.n_classes)],
-            sets=sets,
-            join=self.schedule.join_radius,
-            cut=self.positivity.flags(self.n_classes),
-            resting=self.resting,
-        )
+        else:
+            self.cubes = host_maps.reference_cubes(
+                lambda k, halves: self.map_spectrum(k, self.fsc[k], radius=radius, halves=halves),
+                [self.class_grid(k) for k in range(self.n_classes)],
+                sets=sets,
+                join=self.schedule.join_radius,
+                cut=self.positivity.flags(self.n_classes),
+                resting=self.resting,
+            )
+        if self.scored_by == "other":
+            self.cubes = self.backend.xp.roll(self.cubes, self.n_classes, axis=0)
 
     def compare_halves(self, only: int | None = None) -> list[Float64]:
         """Half-map FSC of each class, (max_radius + 1,), 0 beyond what particles entered.

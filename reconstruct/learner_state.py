@@ -17,7 +17,10 @@ from reconstruct.types import EngineSettings
 
 __all__ = ["dump_learner", "new_learner", "restore_learner"]
 
-_PLAIN = ("presented", "updates", "evidence", "split", "group", "temperature")
+_PLAIN = (
+    *("presented", "updates", "evidence", "split", "group", "temperature"),
+    *("scored_by", "coarse_radius"),
+)
 _ARRAYS = ("class_share", "mass", "mask_radius")
 
 

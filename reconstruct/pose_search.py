@@ -21,6 +21,7 @@ from reconstruct.backend import Backend
 from reconstruct.branch_and_bound import Bound, search_branch_and_bound
 from reconstruct.class_search import search_classes
 from reconstruct.fourier import HalfPlane
+from reconstruct.kernels_cuda import coarse_fits
 from reconstruct.search import (
     Poses,
     SearchPlan,
@@ -31,6 +32,7 @@ from reconstruct.search import (
     search_poses,
 )
 from reconstruct.search_device import search_on_device
+from reconstruct.search_wide import search_on_host
 from reconstruct.types import PoseSearch, SearchCount
 
 __all__ = ["WIDE", "add_counts", "audit_search", "find_poses"]
@@ -78,6 +80,11 @@ def find_poses(
     """
     b, xp, classes = len(batch), backend.xp, len(log_class_weights)
     bounded = kind == "branch_and_bound" and start is None
+    if backend.on_device and start is None and not coarse_fits(plane.count(plan.coarse_radius)):
+        return search_on_host(
+            batch, cubes, first, plane, plan, scale=scale, log_class_weights=log_class_weights,
+            turn=turn, group=group, workers=workers, backend=backend,
+        ), ()  # fmt: skip
     if backend.on_device and not bounded:
         found = search_on_device(
             batch, cubes, first, plane, plan, scale=scale, log_class_weights=log_class_weights,

@@ -48,6 +48,11 @@ class SymmetryCourse:
         self._seek_at = 0.0  # presentations
         self._named = "C1"  # what the last search of ``auto`` found
 
+    @property
+    def wanted(self) -> str:
+        """The group that the session was given; what ``auto`` has is not known before the map."""
+        return self._wanted
+
     def after_update(
         self, leader: Learner, store: ParticleStore, *, last_chance: bool
     ) -> EngineEvent | None:

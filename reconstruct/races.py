@@ -1,0 +1,127 @@
+"""Which of the random starts goes on: the race of every session, and that of near-spherical ones.
+
+``Races`` is the part of the engine that decides it; the engine says how an update is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
+
+from reconstruct import spherical
+from reconstruct.course import Course
+from reconstruct.engine_events import mask_event, race_event, spherical_event, with_events
+from reconstruct.learner import Learner
+from reconstruct.schedule import Schedule
+from reconstruct.search import WeightedBatch
+from reconstruct.store import ParticleStore
+from reconstruct.symmetry_course import SymmetryCourse
+from reconstruct.types import EngineEvent, EngineSettings, Geometry, StepReport
+
+__all__ = ["Races"]
+
+Rows = npt.NDArray[np.intp]
+
+_BLAS = ThreadpoolController()
+
+
+class Races:
+    """The starts of a session, until one is left."""
+
+    settings: EngineSettings
+    geometry: Geometry
+    _course: Course
+    _learners: list[Learner]
+    _new_learner: Callable[..., Learner]
+    _schedule: Schedule
+    _store: ParticleStore
+    _symmetry: SymmetryCourse
+    _workers: Executor
+
+    def _update(
+        self,
+        rows: Rows,
+        *,
+        new: int,
+        cold: bool,
+        local: bool = False,
+        window: float | None = None,
+    ) -> StepReport:
+        raise NotImplementedError
+
+    def _weighted(self, rows: Rows, radius: int) -> WeightedBatch:
+        raise NotImplementedError
+
+    @property
+    def _leader(self) -> Learner:
+        return max(self._learners, key=lambda learner: learner.evidence)
+
+    @property
+    def _replayable(self) -> Rows:
+        return self._store.replayable(self._course.trained)
+
+    def _race_again(self, particles: int) -> StepReport:
+        """Present the race's particles again; decide it after the last epoch."""
+        if self._course.spherical_cursor >= 0:
+            return self._spherical_again()
+        report = self._update(self._course.race_rows(particles), new=0, cold=True)
+        if self._course.race_halves(particles) and len(self._learners) > 2:
+            ranking = sorted(self._learners, key=lambda learner: -learner.evidence)
+            self._learners = ranking[: (len(ranking) + 1) // 2]
+        return self._decide_race(report) if self._course.race_over(particles) else report
+
+    def _decide_race(self, report: StepReport) -> StepReport:
+        event = race_event(
+            [learner.evidence for learner in self._learners],
+            starts=self._course.race_starts,
+            particles=self._course.trained,
+        )
+        if found := self._begin_spherical(self._leader):
+            return with_events(report, event, found)
+        return with_events(report, event, self._begin_halves(self._schedule.join_radius + 1))
+
+    def _begin_halves(self, radius: int) -> EngineEvent:
+        """Go on with the leader alone, its half-sets on their own from ``radius`` shells on."""
+        leader = self._leader
+        self._learners = [leader]
+        self._course.racing = False
+        leader.scored_by = "own"
+        leader.split_halves(radius)
+        return mask_event(2 * float(leader.mask_radius.max()) * self.geometry.pixel_size_angstrom)
+
+    def _begin_spherical(self, leader: Learner) -> EngineEvent | None:
+        """Race by other rules where the particle is nearly a ball and its group is known."""
+        group, course = self._symmetry.wanted, self._course
+        if group not in spherical.CUBIC or self.settings.n_classes > 1:
+            return None
+        rows = self._replayable[: spherical.PROBED]
+        half = self._store.half_of(rows)
+        rows, half = rows[np.argsort(half, kind="stable")], np.sort(half)
+        batch = self._weighted(rows, leader.insert_radius)
+        with _BLAS.limit(limits=1, user_api="blas"):
+            share = spherical.view_share(leader, batch, half, group, workers=self._workers)
+        if share is None:
+            return None
+        course.spherical_cursor = 0
+        first = self._course.race_starts
+        fresh = [self._new_learner(first + number) for number in range(spherical.STARTS)]
+        self._learners = spherical.prepare_starts(fresh, leader, group)
+        return spherical_event(share, group, starts=spherical.STARTS)
+
+    def _spherical_again(self) -> StepReport:
+        """One update of the course of near-spherical particles."""
+        for learner in self._learners:
+            spherical.steer(learner)
+        rows = self._course.spherical_rows(spherical.BATCH, self._replayable)
+        report = self._update(rows, new=0, cold=True, window=spherical.WINDOW)
+        evidences = [learner.evidence for learner in self._learners]
+        self._learners = spherical.keep_best(self._learners)
+        leader = self._leader
+        if spherical.stage_of(leader.presented) != "over":
+            return report
+        event = race_event(evidences, starts=spherical.STARTS, particles=self._course.trained)
+        return with_events(report, event, self._begin_halves(spherical.restart_radius(leader)))

@@ -1,0 +1,251 @@
+"""Near-spherical particles are told from others, and their course runs to its end."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from reconstruct import spherical
+from reconstruct.backend import cpu_backend
+from reconstruct.density import density_from_atoms
+from reconstruct.engine import Engine
+from reconstruct.fourier import centre_distance
+from reconstruct.io.atoms import read_atoms
+from reconstruct.learner import Learner
+from reconstruct.rotations import angle_between
+from reconstruct.schedule import Schedule
+from reconstruct.search import Poses, join_poses, local_start, make_plan, search_poses
+from reconstruct.search_wide import make_wide_plan, search_on_host
+from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
+from reconstruct.symmetry import parse_group
+from reconstruct.types import EngineSettings
+from reconstruct.update import MapGrid
+from tests.reconstruct.small_sets import GEOMETRY, demo_map, plane, rows, weighted
+
+RADIUS = 9
+SETTINGS = EngineSettings(
+    symmetry="O", race_starts=2, race_particles=150, race_epochs=2, replay_passes=1
+)
+
+
+@functools.cache
+def shell_map() -> np.ndarray:
+    """A hollow ball with 24 weak bumps that a turn of O takes to one another."""
+    n = GEOMETRY.box
+    axis = np.arange(n) - n // 2
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    volume = np.exp(-((centre_distance(n) - 8.0) ** 2) / 3.0)
+    direction = np.array([0.35, 0.55, 0.76]) / np.linalg.norm([0.35, 0.55, 0.76])
+    for operator in parse_group("O").operators:
+        cx, cy, cz = 8.0 * operator @ direction
+        volume += 0.9 * np.exp(-((x - cx) ** 2 + (y - cy) ** 2 + (z - cz) ** 2) / 3.0)
+    return volume.astype(np.float32)
+
+
+def images_of(volume: np.ndarray, count: int, *, snr: float) -> Simulated:
+    settings = SimulationSettings(n_particles=count, snr=snr, max_shift_angstrom=15.0, seed=1)
+    return simulate_set([Species(volume)], GEOMETRY, settings=settings)
+
+
+@functools.cache
+def shells(count: int, snr: float = 0.3) -> Simulated:
+    return images_of(shell_map(), count, snr=snr)
+
+
+@pytest.fixture(scope="module")
+def workers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+def true_poses(particles: Simulated) -> Poses:
+    shifts = (particles.shifts_angstrom / GEOMETRY.pixel_size_angstrom).astype(np.float32)
+    turns = particles.rotations.reshape(-1, 9).astype(np.float32)
+    return local_start(turns, shifts, np.zeros(len(turns), np.int32), keep=1)
+
+
+def converged(particles: Simulated, workers: ThreadPoolExecutor, *, group: str = "C1") -> Learner:
+    """A learner that knows the true poses."""
+    learner = Learner(
+        plane=plane(),
+        grid=MapGrid(GEOMETRY.box, 2.0, 13.0),
+        n_classes=1,
+        seed=(0, 0),
+        max_shift_pixels=2.0,
+        max_radius=11,
+        schedule=Schedule(),
+    )
+    learner.group = group
+    learner.hold_radius(RADIUS)
+    batch, half = weighted(particles, plane()), halves(len(particles.images))
+    learner.adopt(batch, half, true_poses(particles), workers=workers)
+    return learner
+
+
+def halves(count: int) -> np.ndarray:
+    return (np.arange(count) >= count // 2).astype(np.intp)
+
+
+def share(particles: Simulated, workers: ThreadPoolExecutor) -> float:
+    learner = converged(particles, workers)
+    batch = weighted(particles, plane()).span(slice(0, 100))
+    found = spherical.sphericity(learner, batch, halves(100), workers=workers)
+    assert found.evidence > 0
+    return found.share
+
+
+def test_a_hollow_shell_is_nearly_a_ball(workers: ThreadPoolExecutor) -> None:
+    assert share(shells(400), workers) < spherical.SPHERICAL_SHARE
+
+
+def test_an_asymmetric_particle_is_none(workers: ThreadPoolExecutor) -> None:
+    assert share(images_of(demo_map(), 400, snr=0.1), workers) > spherical.SPHERICAL_SHARE
+
+
+def test_a_barrel_is_none(data_dir: Path, workers: ThreadPoolExecutor) -> None:
+    atoms = read_atoms(data_dir / "models" / "eman2_1MNF_GroEL.pdb.gz", assembly=None, chains=())
+    volume = density_from_atoms(
+        atoms.positions_angstrom, atoms.weights, geometry=GEOMETRY, resolution_angstrom=22.0
+    )
+    assert share(images_of(volume, 400, snr=0.05), workers) > spherical.SPHERICAL_SHARE
+
+
+def test_a_ball_has_no_share_of_views() -> None:
+    assert spherical.Sphericity(evidence=50.0, of_a_ball=50.0).share == 0
+    assert not spherical.Sphericity(evidence=-1.0, of_a_ball=-2.0).near_ball
+
+
+def pose_errors(found: Poses, particles: Simulated) -> np.ndarray:
+    """Angles in degrees to the nearest of the 24 equal true poses."""
+    turns = particles.rotations[: len(found.count)]
+    equal = np.einsum("nij,gjk->ngik", turns, parse_group("O").operators)
+    best = found.rotation[:, 0].reshape(-1, 1, 3, 3).astype(np.float64)
+    return np.degrees(angle_between(np.broadcast_to(best, equal.shape), equal).min(axis=1))
+
+
+def test_a_wide_coarse_pass_finds_the_poses_of_a_shell(workers: ThreadPoolExecutor) -> None:
+    particles = shells(400, snr=1.0)
+    learner = converged(particles, workers, group="O")
+    assert learner.cubes is not None
+    wide = make_wide_plan(RADIUS, RADIUS, 2.0)
+    few = make_plan(RADIUS, box=GEOMETRY.box, max_shift_pixels=2.0, coarse_radius=3)
+    medians = []
+    for plan in (wide, few):
+        found = search_poses(
+            weighted(particles, plane()).span(slice(0, 60)),
+            learner.cubes,
+            plane(),
+            plan,
+            scale=2.0,
+            log_class_weights=np.zeros(1, np.float32),
+            turn=np.eye(3),
+            group="O",
+            workers=workers,
+        )
+        medians.append(np.median(pose_errors(found, particles)))
+    assert medians[0] < 6.0
+    assert medians[0] < medians[1]
+
+
+def test_a_search_on_the_host_is_that_of_each_half_set(workers: ThreadPoolExecutor) -> None:
+    particles = shells(400, snr=1.0)
+    learner = converged(particles, workers, group="O")
+    assert learner.cubes is not None
+    cubes = np.concatenate([learner.cubes, 0.5 * learner.cubes])
+    batch = weighted(particles, plane()).span(slice(0, 12))
+    plan = make_wide_plan(RADIUS, RADIUS, 2.0)
+    shared = {
+        "scale": 2.0,
+        "log_class_weights": np.zeros(1, np.float32),
+        "turn": np.eye(3),
+        "group": "O",
+        "workers": workers,
+    }
+    found = search_on_host(batch, cubes, 5, plane(), plan, **shared, backend=cpu_backend())
+    expected = join_poses(
+        [
+            search_poses(batch.span(span), cubes[k : k + 1], plane(), plan, **shared)
+            for k, span in enumerate((slice(0, 5), slice(5, 12)))
+        ]
+    )
+    np.testing.assert_array_equal(found.rotation[:, 0], expected.rotation[:, 0])
+    np.testing.assert_array_equal(found.evidence, expected.evidence)
+
+
+def test_scoring_by_the_other_half_swaps_the_references(workers: ThreadPoolExecutor) -> None:
+    learner = converged(shells(400), workers)
+    learner.split_halves(RADIUS)
+    assert learner.cubes is not None
+    own = learner.cubes.copy()
+    learner.scored_by = "other"
+    learner.split_halves(RADIUS)
+    np.testing.assert_array_equal(learner.cubes, own[::-1])
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = {"RACED": 200, "MARCHED": 300, "SETTLED": 100, "STARTS": 3, "MARCHING": 2}
+    for name, value in lengths.items():
+        monkeypatch.setattr(spherical, name, value)
+
+
+def kinds_of(engine: Engine, *, every: int = 0) -> tuple[list[str], Engine]:
+    """Run to the end, passing through a dump after every ``every`` updates; kinds of events."""
+    kinds: list[str] = []
+    steps = 0
+    while engine.ready:
+        kinds += [event.kind for event in engine.step().events]
+        steps += 1
+        if every and steps % every == 0:
+            meta, arrays = engine.dump()
+            saved = engine.dump_store(0)
+            meta = json.loads(json.dumps(meta))
+            engine = Engine.load(engine.settings, GEOMETRY, meta, arrays, saved)
+    for report in engine.finish():
+        kinds += [event.kind for event in report.events]
+    return kinds, engine
+
+
+def started(particles: Simulated, settings: EngineSettings = SETTINGS) -> Engine:
+    engine = Engine(settings, GEOMETRY)
+    engine.add(rows(particles.particle_images(), slice(0, 300)))
+    return engine
+
+
+@pytest.mark.usefixtures("short")
+def test_a_shell_with_a_cubic_group_is_raced_again_and_ends_in_that_group() -> None:
+    kinds, engine = kinds_of(started(shells(400)))
+    assert kinds.count("near_spherical") == 1
+    assert kinds.count("race") == 2
+    assert "symmetry" not in kinds  # imposed from the first batch, so never found
+    fit = engine.snapshot().classes[0].volume
+    turned = np.rot90(fit[1:, 1:, 1:], axes=(1, 2))
+    assert np.corrcoef(turned.ravel(), fit[1:, 1:, 1:].ravel())[0, 1] > 0.98
+
+
+@pytest.mark.usefixtures("short")
+def test_a_course_in_pieces_gives_the_same_bits() -> None:
+    _, whole = kinds_of(started(shells(400)))
+    _, pieces = kinds_of(started(shells(400)), every=3)
+    for name, array in whole.dump()[1].items():
+        np.testing.assert_array_equal(pieces.dump()[1][name], array, err_msg=name)
+
+
+@pytest.mark.usefixtures("short")
+@pytest.mark.parametrize("symmetry", ["C1", "D4"])
+def test_other_groups_take_the_usual_course(symmetry: str) -> None:
+    settings = EngineSettings(**{**vars(SETTINGS), "symmetry": symmetry, "replay_passes": 0})
+    assert "near_spherical" not in kinds_of(started(shells(400), settings))[0]
+
+
+@pytest.mark.usefixtures("short")
+def test_an_asymmetric_particle_takes_the_usual_course() -> None:
+    settings = EngineSettings(**{**vars(SETTINGS), "race_particles": 300, "race_epochs": 5})
+    particles = images_of(demo_map(), 400, snr=0.3)
+    assert "near_spherical" not in kinds_of(started(particles, settings))[0]
