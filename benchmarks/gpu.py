@@ -46,7 +46,13 @@ from reconstruct.search import empty_poses, make_plan
 
 __all__ = ["main"]
 
-TESTS = ("test_kernels_twins.py", "test_device_maps.py", "test_device_path.py")
+TESTS = (
+    "test_kernels_twins.py",
+    "test_device_maps.py",
+    "test_device_path.py",
+    "test_branch_and_bound.py",
+    "test_pose_search.py",
+)
 
 
 def _seconds(backend: Backend, work: Callable[[], object], repeats: int = 5) -> float:
@@ -143,7 +149,7 @@ def _coarse(backend: Backend, sizes: Sizes, *, ceiling: float, copied: float) ->
 
 def _tests() -> Iterator[str]:
     paths = [f"tests/reconstruct/{name}" for name in TESTS]
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "gpu", "-p", "no:cacheprovider", *paths]
     run = subprocess.run(command, capture_output=True, text=True, check=False)
     yield from (line for line in run.stdout.splitlines() if re.match(r"(FAILED|ERROR|\d+ )", line))
 

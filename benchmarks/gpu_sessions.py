@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Sizes:
     batches: tuple[int, ...] = (300, 3000)
     repeats: int = 5
     map_particles: int = 10_000
-    agreement_particles: int = 3000
+    agreement_particles: int = 2500
     many_particles: int = 1_000_000
     many_classes: int = 4
 
@@ -114,7 +115,7 @@ def _converged(
 def rates(backend: Backend, sizes: Sizes) -> Iterator[str]:
     """Particles per second of whole updates, global search, at the working radius."""
     for box in sizes.boxes:
-        truth = _demo_set(sizes, box)
+        truth = _demo_set(sizes.particles, box)
         for classes in sizes.classes:
             yield from _rate(backend, sizes, truth, classes)
 
@@ -163,7 +164,7 @@ def _rate(backend: Backend, sizes: Sizes, truth: Simulated, classes: int) -> Ite
 def time_to_map(backend: Backend, sizes: Sizes) -> Iterator[str]:
     """Seconds from the first particle to a map at 20 A against the truth, and to the end."""
     made = _map_set(sizes.map_particles)
-    truth = made.particles()
+    truth = _map_particles(sizes.map_particles)
     everything = truth.particle_images()
     engine = Engine(EngineSettings(), made.geometry, device=backend)
     _run_through(Engine(EngineSettings(), made.geometry, device=backend), everything, 3000)  # warm
@@ -253,7 +254,7 @@ def profile(backend: Backend, sizes: Sizes) -> Iterator[str]:
     if not backend.on_device:
         yield "only a device has kernels to time"
         return
-    truth = _demo_set(sizes, sizes.boxes[0])
+    truth = _demo_set(sizes.particles, sizes.boxes[0])
     updates = 5
     for classes in (sizes.classes[0], sizes.classes[-1]):
         for size in sizes.batches:
@@ -288,8 +289,8 @@ def profile(backend: Backend, sizes: Sizes) -> Iterator[str]:
 
 def agreement(backend: Backend, sizes: Sizes) -> Iterator[str]:
     """Two sessions on the backend give the same bits; the CPU's map is the same to an FSC."""
-    made = _map_set(sizes.agreement_particles)
-    particles, most = made.particles().particle_images(), sizes.agreement_particles
+    most = sizes.agreement_particles
+    made, particles = _map_set(most), _map_particles(most).particle_images()
     engines = [
         _run_through(Engine(EngineSettings(), made.geometry, device=device), particles, most)
         for device in (backend, backend, "cpu")
@@ -314,8 +315,8 @@ def agreement(backend: Backend, sizes: Sizes) -> Iterator[str]:
 
 def many(backend: Backend, sizes: Sizes) -> Iterator[str]:
     """A stream of many particles: seconds of its parts, memory on the way."""
-    made = _map_set(min(10_000, sizes.many_particles))
-    particles = made.particles().particle_images()
+    kinds = min(10_000, sizes.many_particles)
+    made, particles = _map_set(kinds), _map_particles(kinds).particle_images()
     settings = EngineSettings(n_classes=sizes.many_classes)
     engine = Engine(settings, made.geometry, device=backend)
     arrived = learned = 0.0
@@ -359,15 +360,21 @@ def many(backend: Backend, sizes: Sizes) -> Iterator[str]:
     yield f"replay, updates of {report.replayed_particles}: {replayed / spent:,.0f} particles/s"
 
 
+@lru_cache(maxsize=2)
+def _map_particles(particles: int) -> Simulated:
+    return _map_set(particles).particles()
+
+
 def _map_set(particles: int) -> StandardSet:
     folder = Path(os.environ.get("ABINITIO_DATA", ""))
     known = "ABINITIO_DATA" in os.environ and folder.is_dir()
     return (ribosome if known else demo)(folder, n_particles=particles)
 
 
-def _demo_set(sizes: Sizes, box: int) -> Simulated:
+@lru_cache(maxsize=2)
+def _demo_set(particles: int, box: int) -> Simulated:
     geometry = Geometry(box, 320.0 / box)
-    settings = SimulationSettings(sizes.particles, snr=0.1, seed=MASTER_SEED)
+    settings = SimulationSettings(particles, snr=0.1, seed=MASTER_SEED)
     return simulate_set([Species(demo_particle(geometry))], geometry, settings=settings)
 
 

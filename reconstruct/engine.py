@@ -220,10 +220,6 @@ class Engine(Races):
             report = with_events(report, store_event(self.settings.store_particles or 0))
         return self._with_symmetry(self._with_classes(report))
 
-    @property
-    def _replayable(self) -> Rows:
-        return self._store.replayable(self._course.trained)
-
     def _replay(self) -> StepReport:
         held = self._replayable
         again = self._course.replay(self._leader.radius, held)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Executor
 
@@ -29,7 +30,7 @@ Rows = npt.NDArray[np.intp]
 _BLAS = ThreadpoolController()
 
 
-class Races:
+class Races(ABC):
     """The starts of a session, until one is left."""
 
     settings: EngineSettings
@@ -42,6 +43,7 @@ class Races:
     _symmetry: SymmetryCourse
     _workers: Executor
 
+    @abstractmethod
     def _update(
         self,
         rows: Rows,
@@ -51,10 +53,11 @@ class Races:
         local: bool = False,
         window: float | None = None,
     ) -> StepReport:
-        raise NotImplementedError
+        """One update of every start."""
 
+    @abstractmethod
     def _weighted(self, rows: Rows, radius: int) -> WeightedBatch:
-        raise NotImplementedError
+        """Particles ready to be scored."""
 
     @property
     def _leader(self) -> Learner:
@@ -77,7 +80,7 @@ class Races:
     def _decide_race(self, report: StepReport) -> StepReport:
         event = race_event(
             [learner.evidence for learner in self._learners],
-            starts=self._course.race_starts,
+            starts=self.settings.race_starts,
             particles=self._course.trained,
         )
         if found := self._begin_spherical(self._leader):
@@ -107,7 +110,7 @@ class Races:
         if share is None:
             return None
         course.spherical_cursor = 0
-        first = self._course.race_starts
+        first = self.settings.race_starts
         fresh = [self._new_learner(first + number) for number in range(spherical.STARTS)]
         self._learners = spherical.prepare_starts(fresh, leader, group)
         return spherical_event(share, group, starts=spherical.STARTS)
