@@ -356,8 +356,14 @@ def test_a_card_repeats_its_bits_and_agrees_with_the_cpu(workers: ThreadPoolExec
         pytest.skip("no CUDA device")
     card, batch = make_backend("cuda"), particles(2)
     first, second = (on_device(card, workers, batch) for _ in range(2))
+    held = (
+        np.arange(first.score.shape[1]) < first.count[:, None]
+    )  # what else there is was never set
     for field in fields(Poses):
-        assert np.array_equal(getattr(first, field.name), getattr(second, field.name)), field.name
+        one, other = getattr(first, field.name), getattr(second, field.name)
+        if field.name not in ("count", "evidence", "cells", "levels"):
+            one, other = one[held], other[held]
+        assert np.array_equal(one, other), field.name
     wanted = search(workers, classes=2, plan=replace(SMALL, coarse_count=1152))
     # coarse scores are in TF32, so that a cell at the edge of the bound may go the other way
     assert np.mean(np.abs(first.score[:, 0] - wanted.score[:, 0]) < SCORE_TOLERANCE) >= 0.9
