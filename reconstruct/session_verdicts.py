@@ -11,7 +11,7 @@ from reconstruct.forecast import Forecast, forecast
 from reconstruct.types import ClassSnapshot, Snapshot
 from reconstruct.verdicts import Verdict
 
-__all__ = ["class_overlap", "converged", "enough_data", "forecast_of"]
+__all__ = ["class_overlap", "converged", "enough_data", "forecast_of", "imposed_symmetry"]
 
 # Of particles asked (32 of each class), the share that the other class explains better: a half
 # where the maps are one and the same, 0 to 0.1 where they are two structures.
@@ -69,6 +69,24 @@ def enough_data(item: ClassSnapshot, snapshot: Snapshot) -> Verdict | None:
             f"{item.particles} particles give {item.resolution_angstrom:.1f} A; {', '.join(parts)}"
         ),
         values=values,
+    )
+
+
+def imposed_symmetry(item: ClassSnapshot, group: str) -> Verdict | None:
+    """Say that a resolution is not to be relied on because a group was imposed, or nothing.
+
+    Half-maps on the same axes agree by more than what they learned.
+    """
+    if group == "C1" or item.resolution_angstrom is None:
+        return None
+    return Verdict(
+        kind="imposed_symmetry",
+        message=(
+            f"with {group} imposed the half-maps share its axes, so that the "
+            f"{item.resolution_angstrom:.1f} A of their FSC flatter the map, and a wrong one too; "
+            f"compare the maps of two runs, each on one half of the particles"
+        ),
+        values={"resolution_angstrom": item.resolution_angstrom},
     )
 
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from reconstruct.adopting import convincing
-from reconstruct.session_verdicts import class_overlap, converged, enough_data
+from reconstruct.session_verdicts import class_overlap, converged, enough_data, imposed_symmetry
 from reconstruct.snapshot import view_histogram
 from reconstruct.symmetry import parse_group
 from reconstruct.symmetry_naming import name_symmetry
@@ -77,7 +77,8 @@ def find(
         ]
         verdicts += [
             class_overlap(item.overlap, index, particles=[c.particles for c in snapshot.classes]),
-            enough_data(item, snapshot),
+            # a forecast would continue a curve that the axes have raised
+            enough_data(item, snapshot) if group == "C1" else imposed_symmetry(item, group),
         ]
         if is_final and group == "C1":
             verdicts.append(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from reconstruct.quality import resolution_at
-from reconstruct.session_verdicts import class_overlap, converged, enough_data
+from reconstruct.session_verdicts import class_overlap, converged, enough_data, imposed_symmetry
 from reconstruct.types import ClassSnapshot, Geometry, Snapshot
 from tests.reconstruct.test_forecast import EDGE, half_maps
 
@@ -85,3 +85,13 @@ def test_convergence_is_said_with_its_measure_and_only_when_it_holds() -> None:
     assert "+0.3 +- 0.4 %" in found.message
     assert converged(snapshot(converged=False, held_out_gain=(0.05, 0.004))) is None
     assert converged(snapshot()) is None
+
+
+def test_a_resolution_under_an_imposed_group_is_not_to_be_relied_on() -> None:
+    known = item(3000, half_maps(3000))
+    found = imposed_symmetry(known, "O")
+    assert found is not None
+    assert "two runs" in found.message
+    assert found.values["resolution_angstrom"] == known.resolution_angstrom
+    assert imposed_symmetry(known, "C1") is None
+    assert imposed_symmetry(replace(known, resolution_angstrom=None), "O") is None
