@@ -44,7 +44,7 @@ from reconstruct.residuals import RESIDUALS_EVERY, measure_residuals
 from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
 from reconstruct.separation import class_overlaps
-from reconstruct.snapshot import class_snapshots, honest_resolution, tells_signal
+from reconstruct.snapshot import LEAST_PARTICLES, class_snapshots, honest_resolution, tells_signal
 from reconstruct.store import ParticleStore, ctf_parameters
 from reconstruct.symmetry_course import SymmetryCourse
 from reconstruct.types import (
@@ -381,7 +381,11 @@ class Engine(Races):
         leader = self._leader
         if self._course.racing or not tells_signal(leader.evidence, self._course.trained):
             return (None,) * leader.n_classes
-        return tuple(honest_resolution(fsc, self.geometry.box_angstrom) for fsc in leader.fsc)
+        held = leader.class_share * self._course.trained  # a class is told by its own particles
+        return tuple(
+            honest_resolution(fsc, self.geometry.box_angstrom) if own >= LEAST_PARTICLES else None
+            for own, fsc in zip(held, leader.fsc, strict=True)
+        )
 
     @property
     def step_radius(self) -> int:

@@ -15,6 +15,7 @@ from reconstruct.types import ClassSnapshot
 from reconstruct.update import box_volume
 
 __all__ = [
+    "LEAST_PARTICLES",
     "class_snapshot",
     "class_snapshots",
     "honest_resolution",
@@ -22,6 +23,7 @@ __all__ = [
     "view_histogram",
 ]
 
+LEAST_PARTICLES = 300  # of a session, and of a class, for a resolution to be told
 VIEW_BINS = (18, 36)  # tilt 0..pi, rot -pi..pi
 
 
@@ -46,7 +48,7 @@ def tells_signal(evidence: float, particles: int) -> bool:
     images of noise, 4.9 for 800, 3.7 for 2,000 (real apoferritin: 59; the ribosome set: 300).
     Under 300 particles a resolution would be a guess whatever the evidence.
     """
-    return particles >= 300 and evidence >= 4.0 + 2400.0 / particles
+    return particles >= LEAST_PARTICLES and evidence >= 4.0 + 2400.0 / particles
 
 
 def view_histogram(rotations: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
