@@ -114,6 +114,8 @@ class Lifecycle:
         least = EMPTY_SHARE / learner.n_classes
         events = []
         for k in np.flatnonzero((learner.class_share < least) & ~learner.resting):
+            if np.count_nonzero(~learner.resting) == 1:
+                break  # one map stays
             share = float(learner.class_share[k])
             put_to_rest(learner, int(k))
             events.append(
@@ -130,9 +132,12 @@ class Lifecycle:
         learner = session.learner
         counts = np.bincount(session.classes, minlength=learner.n_classes)
         events: list[EngineEvent] = []
-        for k in np.flatnonzero(~learner.resting):
+        awake = np.flatnonzero(~learner.resting)
+        told = np.nan_to_num(np.diag(evidence)[awake], nan=np.inf)
+        best = awake[np.argmax(told)] if len(awake) else -1
+        for k in awake:
             own = float(evidence[k, k])
-            if np.isnan(own) or tells_signal(own, max(int(counts[k]), 300)):
+            if k == best or np.isnan(own) or tells_signal(own, max(int(counts[k]), 300)):
                 continue
             put_to_rest(learner, int(k))
             events.append(

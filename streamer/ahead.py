@@ -220,6 +220,7 @@ class ReadAhead:
 
     def _put(self, item: Ahead | Idle | Exception) -> None:
         with self._changed:
+            self._wanted = False  # answered: what is idle now may stand behind this
             if isinstance(item, Ahead):
                 self._held_bytes += item.size_bytes
             self._items.append(item)

@@ -142,7 +142,7 @@ class Loop:
         for item in taken:
             if isinstance(item, Ahead):
                 self._pending.append(item)
-            else:  # asked for with nothing pending, so nothing is before it
+            elif not self._pending:  # else records before it are still to be looked at
                 self._show("waiting")
                 self._state.positions.update(item.positions)  # past what holds no records
 
