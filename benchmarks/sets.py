@@ -14,6 +14,7 @@ import mrcfile
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.symmetric_maps import blobs
 from reconstruct.density import density_from_atoms, fit_volume
 from reconstruct.io.atoms import read_atoms
 from reconstruct.rotations import rotation_grid
@@ -28,10 +29,14 @@ __all__ = [
     "composition",
     "demo",
     "groel",
+    "hsp90",
     "late_species",
     "load",
     "mixture",
+    "octahedral",
     "ribosome",
+    "ribosome_few_views",
+    "ribosome_tilt_sorted",
     "three_species",
     "trpv1",
     "two_states",
@@ -63,6 +68,45 @@ def ribosome(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> Standar
     volume = _map(data / "maps" / "clean70SRibosome_vol_65p.mrc", geometry, pixel_size_angstrom=5.0)
     settings = SimulationSettings(n_particles=n_particles, seed=seed, max_shift_angstrom=15.0)
     return StandardSet("ribosome", (Species(volume),), geometry, "C1", settings)
+
+
+def ribosome_few_views(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
+    """The ribosome set with views crowded about one direction (von Mises-Fisher kappa 5)."""
+    even = ribosome(data, n_particles=n_particles, seed=seed)
+    settings = replace(even.settings, views="concentrated", concentration=5.0)
+    return replace(even, name="ribosome_few_views", settings=settings)
+
+
+def ribosome_tilt_sorted(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
+    """The ribosome set with views that arrive sorted by tilt, top views first."""
+    even = ribosome(data, n_particles=n_particles, seed=seed)
+    settings = replace(even.settings, views="tilt_sorted")
+    return replace(even, name="ribosome_tilt_sorted", settings=settings)
+
+
+def hsp90(data: Path, *, n_particles: int = 20_000, seed: int = 0) -> StandardSet:
+    """A small target: both chains of an Hsp90, 130 kDa together; 48 px at 4 A, SNR 0.02."""
+    geometry = Geometry(box=48, pixel_size_angstrom=4.0)
+    chains = [read_atoms(data / "models" / f"hsp90_mono{name}.pdb") for name in "AB"]
+    positions = np.concatenate([chain.positions_angstrom for chain in chains])
+    weights = np.concatenate([chain.weights for chain in chains])
+    centre = np.average(positions, axis=0, weights=weights)
+    volume = density_from_atoms(
+        positions - centre, weights, geometry=geometry, resolution_angstrom=8.8
+    )
+    settings = SimulationSettings(
+        n_particles=n_particles, seed=seed, snr=0.02, max_shift_angstrom=10.0
+    )
+    return StandardSet("hsp90", (Species(volume),), geometry, "C1", settings)
+
+
+def octahedral(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
+    """A solid particle of octahedral symmetry made in code: 64 px at 4 A; needs no data."""
+    del data
+    geometry = Geometry(box=64, pixel_size_angstrom=4.0)
+    volume = blobs("O", np.random.default_rng(2), geometry=geometry)
+    settings = SimulationSettings(n_particles=n_particles, seed=seed, max_shift_angstrom=12.0)
+    return StandardSet("octahedral", (Species(volume),), geometry, "O", settings)
 
 
 def beta_galactosidase(data: Path, *, n_particles: int = 10_000, seed: int = 0) -> StandardSet:
@@ -257,9 +301,13 @@ RECIPES: dict[str, Recipe] = {
     "composition": composition,
     "demo": demo,
     "groel": groel,
+    "hsp90": hsp90,
     "late_species": late_species,
     "mixture": mixture,
+    "octahedral": octahedral,
     "ribosome": ribosome,
+    "ribosome_few_views": ribosome_few_views,
+    "ribosome_tilt_sorted": ribosome_tilt_sorted,
     "three_species": three_species,
     "trpv1": trpv1,
     "two_states": two_states,

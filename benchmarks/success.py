@@ -34,7 +34,9 @@ from benchmarks.sets import StandardSet, load
 from reconstruct.engine import Engine
 from reconstruct.quality import align_to_truth
 from reconstruct.simulate import Simulated, simulate_set
-from reconstruct.types import EngineSettings, ParticleImages, PoseSearch
+from reconstruct.symmetry_naming import name_symmetry
+from reconstruct.types import Assignments, EngineSettings, ParticleImages, PoseSearch, Snapshot
+from streamer.findings import find, with_all_views
 
 __all__ = ["Mark", "adjusted_rand_index", "main", "purity", "run_seed"]
 
@@ -52,6 +54,8 @@ class Mark:
     cpu_s: float
     peak_mib: float
     resolution_angstrom: tuple[float | None, ...]  # its own claim, per class
+    symmetry: str  # imposed, or else named in the map of class 1
+    findings: tuple[str, ...]  # verdicts told, with the number of the class
     file: str
 
 
@@ -93,12 +97,14 @@ def run_seed(set_file: Path, folder: Path, settings: EngineSettings, geometry: A
     engine = Engine(settings, geometry)
     marks: list[Mark] = []
     spent = 0.0
+    imposed = "C1"
 
     def note(label: str) -> None:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         snapshot = engine.snapshot()
         file = folder / f"{settings.seed}_{label}.npz"
         found = engine.assignments()
+        named, told = _told(snapshot, found, imposed)
         np.savez(
             file,
             volumes=np.stack([c.volume for c in snapshot.classes]),
@@ -115,6 +121,8 @@ def run_seed(set_file: Path, folder: Path, settings: EngineSettings, geometry: A
                 cpu_s=round(spent, 2),
                 peak_mib=round(peak, 1),
                 resolution_angstrom=tuple(c.resolution_angstrom for c in snapshot.classes),
+                symmetry=named,
+                findings=told,
                 file=str(file),
             )
         )
@@ -124,7 +132,7 @@ def run_seed(set_file: Path, folder: Path, settings: EngineSettings, geometry: A
         began = time.process_time()
         engine.add(_rows(everything, slice(start, start + ARRIVAL)))
         while engine.ready:
-            engine.step()
+            imposed = engine.step().symmetry
         spent += time.process_time() - began
         if not noted_early and start + ARRIVAL >= 2000:
             note("first_2000")
@@ -134,6 +142,7 @@ def run_seed(set_file: Path, folder: Path, settings: EngineSettings, geometry: A
     seen_in_pass = 0
     drained = False
     for report in engine.finish():
+        imposed = report.symmetry
         if not drained and report.phase != "initial" and report.new_particles == 0:
             drained = True
         if report.phase != "initial" and report.new_particles == 0:
@@ -152,6 +161,23 @@ def run_seed(set_file: Path, folder: Path, settings: EngineSettings, geometry: A
     if settings.replay_passes == 0:
         note("stream_end")
     return marks
+
+
+def _told(
+    snapshot: Snapshot, assignments: Assignments, imposed: str
+) -> tuple[str, tuple[str, ...]]:
+    """Group of class 1, imposed or named in its map, and what a session would tell of its maps."""
+    whole, views = with_all_views(snapshot, assignments, group=imposed)
+    found = find(whole, views, group=imposed, is_final=True)
+    named = imposed
+    if "symmetry_named/0" in found:
+        first = snapshot.classes[0]
+        assert first.resolution_angstrom is not None
+        radius = int(snapshot.geometry.box_angstrom / first.resolution_angstrom)
+        named = name_symmetry(first.volume, radius=radius).group
+    kinds = (f"{e['kind']}/{e['class']}" for e in found.values())
+    quiet = ("enough_data", "converged", "symmetry_named", "imposed_symmetry")
+    return named, tuple(sorted(kind for kind in kinds if not kind.startswith(quiet)))
 
 
 def _warm_up(settings: EngineSettings, geometry: Any, particles: ParticleImages) -> None:
@@ -208,7 +234,7 @@ def _judge(mark: Mark, chosen: StandardSet, species: npt.NDArray[Any]) -> dict[s
 def _table(results: list[dict[str, Any]]) -> str:
     lines = [
         f"{'seed':>4} {'mark':<11} {'seen':>6} {'shown':>6} {'L':>3} {'CPU s':>7} {'MiB':>6} "
-        f"{'FSC 0.5 truth, A':<18} {'own claim, A':<18} purity  ARI"
+        f"{'FSC 0.5 truth, A':<18} {'own claim, A':<18} {'purity':<7} {'ARI':<7} group  told"
     ]
     for r in results:
         own = " ".join("-" if x is None else f"{x:.1f}" for x in r["resolution_angstrom"])
@@ -217,7 +243,8 @@ def _table(results: list[dict[str, Any]]) -> str:
             f"{r['seed']:>4} {r['label']:<11} {r['particles_seen']:>6} "
             f"{r['particles_presented']:>6} {r['radius']:>3} {r['cpu_s']:>7.1f} "
             f"{r['peak_mib']:>6.0f} {truth:<18} {own:<18} "
-            f"{r.get('purity', ''):<7} {r.get('ari_true_particles', '')}"
+            f"{r.get('purity', ''):<7} {r.get('ari_true_particles', ''):<7} "
+            f"{r['symmetry']:<6} {' '.join(r['findings'])}"
         )
     return "\n".join(lines)
 
@@ -227,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--set", default="ribosome")
     parser.add_argument("--particles", type=int, default=10_000)
-    parser.add_argument("--snr", type=float, default=0.1)
+    parser.add_argument("--snr", type=float, help="default: the set's, mostly 0.1")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--classes", type=int, default=1)
@@ -235,11 +262,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--replay", type=int, help="passes; default: the engine's")
     parser.add_argument("--pose-search", default="exhaustive", choices=get_args(PoseSearch))
     parser.add_argument("--results", type=Path, help="folder that the table is written to")
+    parser.add_argument("--keep", type=Path, help="folder that the maps of every mark are left in")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     data = Path(os.environ.get("ABINITIO_DATA", "../shared/data"))
     chosen = load(options.set, data, n_particles=options.particles)
-    chosen = replace(chosen, settings=replace(chosen.settings, snr=options.snr))
+    if options.snr is not None:
+        chosen = replace(chosen, settings=replace(chosen.settings, snr=options.snr))
     if options.child:
         file, folder, seed = options.child.split("|")
         settings = EngineSettings(
@@ -252,9 +281,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         marks = run_seed(Path(file), Path(folder), settings, chosen.geometry)
         print(json.dumps([asdict(mark) for mark in marks]))
         return
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as passing:
+        folder = str(options.keep or passing)
+        Path(folder).mkdir(parents=True, exist_ok=True)
         simulated = simulate_set(chosen.species, chosen.geometry, settings=chosen.settings)
-        file = Path(folder) / "set.npz"
+        file = Path(passing) / "set.npz"
         _save_set(simulated, file)
         species = simulated.species
         del simulated
@@ -266,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for mark in json.loads(answer.stdout):
                 results.append({"seed": seed, **_judge(Mark(**mark), chosen, species)})
                 print(_table(results[-1:]).splitlines()[-1], flush=True)
-    title = f"{options.set}-snr{options.snr:g}-k{options.classes}-{options.symmetry}"
+    title = f"{options.set}-snr{chosen.settings.snr:g}-k{options.classes}-{options.symmetry}"
     if options.pose_search != "exhaustive":
         title += f"-{options.pose_search}"
     cpu = platform.processor() or platform.machine()
