@@ -9,6 +9,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
+from reconstruct.imposing import nowhere
 from reconstruct.learner import Learner
 from reconstruct.snapshot import honest_resolution
 from reconstruct.symmetry import is_subgroup, parse_group
@@ -64,13 +68,13 @@ def convincing(verdict: SymmetryVerdict) -> bool:
 
 
 def name_classes(learner: Learner, *, box_angstrom: float) -> ClassNames:
-    """Name the group that every class with a fair share has."""
+    """Name the group that every class with a map and a fair share has."""
     nothing = ClassNames("C1", (), 0.0)
-    volumes = []
+    volumes: dict[int, npt.NDArray[np.float32]] = {}
     verdicts: dict[int, SymmetryVerdict] = {}
-    for k in range(learner.n_classes):
+    for k in np.flatnonzero(~learner.resting).tolist():
         spectrum = learner.map_spectrum(k, learner.fsc[k], radius=learner.radius)
-        volumes.append(box_volume(spectrum, learner.class_grid(k), windowed=True))
+        volumes[k] = box_volume(spectrum, learner.class_grid(k), windowed=True)
         if learner.class_share[k] * learner.n_classes < MINOR_SHARE:
             continue
         resolution = honest_resolution(learner.fsc[k], box_angstrom)
@@ -84,10 +88,13 @@ def name_classes(learner: Learner, *, box_angstrom: float) -> ClassNames:
     if len(groups) != 1:
         return nothing
     (group,) = groups
-    axes = tuple(
-        verdicts[k] if k in verdicts else find_axes(volume, group)
-        for k, volume in enumerate(volumes)
-    )
+
+    def axes_of(k: int) -> SymmetryVerdict:
+        if k in verdicts:
+            return verdicts[k]
+        return find_axes(volumes[k], group) if k in volumes else nowhere(group)
+
+    axes = tuple(axes_of(k) for k in range(learner.n_classes))
     return ClassNames(group, axes, min(verdict.score for verdict in verdicts.values()))
 
 

@@ -28,6 +28,7 @@ COUNTERS = (
     "spherical_cursor",
     "replay_cursor",
     "radius_at_pass",
+    "stretch",
 )
 REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
 REPLAYED_AT_ONCE = 32  # a replayed minibatch is this part of the particles: memory is half of them
@@ -58,12 +59,18 @@ class Course:
     spherical_cursor: int = -1  # presented by the course of near-spherical particles; -1: none
     replay_cursor: int = 0  # particles presented again after the stream's end
     radius_at_pass: int = 0  # working radius when the last replay pass began
+    stretch: float = 1.0  # of the start, for particles that show little; see ``pace``
 
     def minibatch(self, presented: float) -> int:
         """Particles of an update after ``presented`` presentations."""
         cold = self.racing or presented < self.schedule.cold_presented
-        one = self.settings.minibatch_initial if cold else self.settings.minibatch_final
-        return one * self._classes_fed
+        if cold:
+            return self._cold_minibatch
+        return max(self.settings.minibatch_final * self._classes_fed, self._cold_minibatch)
+
+    @property
+    def _cold_minibatch(self) -> int:
+        return round(self.settings.minibatch_initial * self.stretch) * self._classes_fed
 
     @property
     def _classes_fed(self) -> int:
@@ -73,16 +80,21 @@ class Course:
     # ---- the race
 
     @property
+    def race_particles(self) -> int:
+        """Particles of the race, as far as the store keeps them."""
+        wanted = round(self.settings.race_particles * self.stretch)
+        return min(wanted, self.settings.store_particles or wanted)
+
+    @property
     def race_due(self) -> bool:
         """Whether the race has all the particles that it presents again."""
-        return self.racing and self.trained >= self.settings.race_particles
+        return self.racing and self.trained >= self.race_particles
 
     def race_rows(self, particles: int) -> Rows:
         """Take the next of the race's ``particles`` first particles again."""
         epoch, position = divmod(self.race_cursor, particles)
         order = _order(self.settings.seed, RACE_ORDER, epoch, particles)
-        size = self.settings.minibatch_initial * self._classes_fed
-        rows = order[position : position + size]
+        rows = order[position : position + self._cold_minibatch]
         self.race_cursor += len(rows)
         return rows
 
@@ -147,7 +159,7 @@ class Course:
 
     # ---- state
 
-    def dump(self) -> dict[str, int | bool]:
+    def dump(self) -> dict[str, int | bool | float]:
         """Everything that changes."""
         return {name: getattr(self, name) for name in COUNTERS}
 

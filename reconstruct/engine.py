@@ -34,7 +34,8 @@ from reconstruct.engine_state import (
 from reconstruct.fourier import image_spectra
 from reconstruct.layout import make_layout
 from reconstruct.learned import LearnResult, Start
-from reconstruct.learner_state import new_learner, restore_learner
+from reconstruct.learner import Learner
+from reconstruct.learner_state import restore_learner
 from reconstruct.lifecycle import Lifecycle
 from reconstruct.memory import plan_memory
 from reconstruct.noise import NoiseSpectra, noise_model_of, normalise
@@ -89,7 +90,7 @@ class Engine(Races):
         self.plane, self.grid = layout.plane, layout.grid
         self._max_shift_pixels = layout.max_shift_pixels
         self._window = layout.window
-        self._schedule = layout.schedule
+        self._layout = layout
         self._symmetry = SymmetryCourse(
             settings.symmetry,
             box_angstrom=geometry.box_angstrom,
@@ -124,7 +125,8 @@ class Engine(Races):
             coefficients=np.bincount(self.plane.shell, minlength=self.max_radius + 1),
         )
         self._course = Course(settings, layout.schedule)
-        self._new_learner = partial(new_learner, settings, layout, backend=self.backend)
+        self._learners: list[Learner] = []
+        self._set_pace(1.0)
         self._learners = [self._new_learner(i) for i in range(settings.race_starts)]
         self._life = Lifecycle(most_classes=settings.n_classes + MOST_BORN)
         self._progress = Progress(self.max_radius)
@@ -198,7 +200,7 @@ class Engine(Races):
     def step(self) -> StepReport:
         """One update; call it only while ``ready``."""
         if self._course.race_due:
-            return self._race_again(self.settings.race_particles)
+            return self._race_again(self._course.race_particles)
         start = self._course.trained
         return self._train_new(np.arange(start, min(start + self._minibatch, self._usable)))
 
@@ -208,14 +210,17 @@ class Engine(Races):
         while course.trained < self._usable:
             yield self.step()
         while course.racing and course.trained:
-            yield self._race_again(min(self.settings.race_particles, course.trained))
+            yield self._race_again(min(course.race_particles, course.trained))
         while not course.replayed_enough(self._leader.radius, len(self._replayable)):
             yield self._replay()
 
     def _train_new(self, rows: Rows) -> StepReport:
         self._noise.count(np.asarray(self._store["optics_group"][rows], dtype=np.intp))
+        first = None if self._course.trained else self._look_at(rows)
         self._course.trained += len(rows)
         report = self._update(rows, new=len(rows), cold=self._course.racing)
+        if first is not None:
+            report = with_events(report, first)
         if self._store.note_trained(self._course.trained):
             report = with_events(report, store_event(self.settings.store_particles or 0))
         return self._with_symmetry(self._with_classes(report))
@@ -276,7 +281,7 @@ class Engine(Races):
                 if radius not in weighted:
                     weighted[radius] = self._weighted(rows, radius)
                 remembered = window or memory_window(
-                    self._course.trained, learner.presented, cold=cold, schedule=self._schedule
+                    self._course.trained, learner.presented, cold=cold, schedule=learner.schedule
                 )
                 found = learner.learn(
                     weighted[radius],
@@ -461,6 +466,7 @@ class Engine(Races):
         engine._noise.restore(arrays)
         engine._progress.restore(arrays)
         engine._course.restore(meta)
+        engine._set_pace(engine._course.stretch)
         engine._symmetry.restore(meta)
         engine._life.restore(meta.get("lifecycle", {}))
         for name in COUNTERS:

@@ -9,6 +9,7 @@ from reconstruct.types import EngineEvent, StepReport
 
 __all__ = [
     "mask_event",
+    "pace_event",
     "race_event",
     "spherical_event",
     "store_event",
@@ -20,6 +21,18 @@ __all__ = [
 def with_events(report: StepReport, *events: EngineEvent) -> StepReport:
     """Add events to a report."""
     return replace(report, events=(*report.events, *events))
+
+
+def pace_event(signal: float, stretch: float, *, particles: int) -> EngineEvent:
+    """Tell that particles show little, and that the first map takes longer for it."""
+    return EngineEvent(
+        kind="low_signal",
+        message=(
+            f"The first particles show little signal ({signal:.0f} nats each at low resolution): "
+            f"the first map takes {stretch:.1f} times as many of them, about {particles:,}"
+        ),
+        values={"signal": signal, "stretch": stretch, "particles": float(particles)},
+    )
 
 
 def race_event(evidences: Sequence[float], *, starts: int, particles: int) -> EngineEvent:

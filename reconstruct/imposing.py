@@ -23,7 +23,7 @@ from reconstruct.symmetry import (
 from reconstruct.symmetry_naming import SymmetryVerdict, find_axes
 from reconstruct.update import box_volume, symmetric_plane
 
-__all__ = ["impose", "seek_axes"]
+__all__ = ["impose", "nowhere", "seek_axes"]
 
 
 def seek_axes(learner: Learner, group: str) -> tuple[SymmetryVerdict, ...]:
@@ -31,7 +31,7 @@ def seek_axes(learner: Learner, group: str) -> tuple[SymmetryVerdict, ...]:
     found = []
     for k in range(learner.n_classes):
         if learner.resting[k]:
-            found.append(_nowhere(group))
+            found.append(nowhere(group))
             continue
         spectrum = learner.map_spectrum(k, learner.fsc[k], radius=learner.radius)
         volume = box_volume(spectrum, learner.class_grid(k), windowed=True)
@@ -73,7 +73,7 @@ def _turned(
     return storable_statistics(rotate_statistics(crop, verdict.axes))
 
 
-def _nowhere(group: str) -> SymmetryVerdict:
+def nowhere(group: str) -> SymmetryVerdict:
     """Say nothing of a class without a map: axes that turn and move nothing."""
     return SymmetryVerdict(
         group=group,

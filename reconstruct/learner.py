@@ -190,15 +190,16 @@ class Learner:
     def plan(self, *, cold: bool, local: bool = False) -> SearchPlan:
         """Search plan at the working radius, from everywhere or from known poses (``local``)."""
         if self.coarse_radius and not local:
-            return make_wide_plan(self.radius, self.coarse_radius, self.max_shift_pixels)
-        sharpness, share = search_cuts(cold=cold)
-        plan = make_plan(
-            self.radius,
-            box=self.plane.box,
-            max_shift_pixels=self.max_shift_pixels,
-            sharpness=sharpness,
-            share=share,
-        )
+            plan = make_wide_plan(self.radius, self.coarse_radius, self.max_shift_pixels)
+        else:
+            sharpness, share = search_cuts(cold=cold)
+            plan = make_plan(
+                self.radius,
+                box=self.plane.box,
+                max_shift_pixels=self.max_shift_pixels,
+                sharpness=sharpness,
+                share=share,
+            )
         return replace(plan, temperature=self.temperature)
 
     def learn(

@@ -172,7 +172,8 @@ class NoiseSpectra:
         """Component variance per optics group and shell; a group not met yet gets the mean."""
         total = self._sum.sum(axis=0) / max(self._count.sum(), 1.0)
         seen = self._count[:, None] > 0
-        prior = self.model.prior_weight if len(self._count) > 1 else 0.0
+        # by the groups that were trained on: those that wait must not change an update's bits
+        prior = self.model.prior_weight if np.count_nonzero(seen) > 1 else 0.0
         known = (self._sum + prior * total) / np.maximum(self._count + prior, 1)[:, None]
         mean = np.where(seen, known, total)
         if self.model.source == "residuals":

@@ -55,7 +55,6 @@ PRESETS: Mapping[str, Preset] = {
     "small-membrane-protein": Preset(
         purpose="under 150 kDa or in a micelle: low contrast, and little but the micelle at 20 Å",
         settings={
-            "race_particles": 4000,  # at SNR 0.02 a start needs so many
             "minibatch_final": 600,
             "max_resolution_angstrom": 8.0,
             "n_classes": 2,  # one for empty micelles

@@ -8,16 +8,28 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from reconstruct import spherical
+from reconstruct.backend import Backend
 from reconstruct.course import Course
-from reconstruct.engine_events import mask_event, race_event, spherical_event, with_events
+from reconstruct.engine_events import (
+    mask_event,
+    pace_event,
+    race_event,
+    spherical_event,
+    with_events,
+)
+from reconstruct.fourier import HalfPlane
+from reconstruct.layout import Layout
 from reconstruct.learner import Learner
-from reconstruct.schedule import Schedule
+from reconstruct.learner_state import new_learner
+from reconstruct.pace import SHELLS, shown_signal, stretch_for, stretched
 from reconstruct.search import WeightedBatch
 from reconstruct.store import ParticleStore
 from reconstruct.symmetry_course import SymmetryCourse
@@ -35,10 +47,13 @@ class Races(ABC):
 
     settings: EngineSettings
     geometry: Geometry
+    backend: Backend
+    max_radius: int
+    plane: HalfPlane
     _course: Course
+    _layout: Layout
     _learners: list[Learner]
     _new_learner: Callable[..., Learner]
-    _schedule: Schedule
     _store: ParticleStore
     _symmetry: SymmetryCourse
     _workers: Executor
@@ -67,6 +82,28 @@ class Races(ABC):
     def _replayable(self) -> Rows:
         return self._store.replayable(self._course.trained)
 
+    def _set_pace(self, stretch: float) -> None:
+        """Let starts take ``stretch`` times as long as they do for bright particles."""
+        schedule = stretched(self._layout.schedule, stretch)
+        self._course.stretch, self._course.schedule = stretch, schedule
+        layout = replace(self._layout, schedule=schedule)
+        self._new_learner = partial(new_learner, self.settings, layout, backend=self.backend)
+        for learner in self._learners:
+            learner.schedule = schedule
+
+    def _look_at(self, rows: Rows) -> EngineEvent | None:
+        """Choose the pace from what the first particles show; tell it where it is slow."""
+        stretch = self.settings.start_stretch
+        shown = None
+        if stretch is None:
+            batch = self._weighted(rows, min(SHELLS[1], self.max_radius))
+            shown = shown_signal(batch, self.plane, self.backend)
+            stretch = stretch_for(shown)
+        self._set_pace(stretch)
+        if shown is None or stretch == 1.0:
+            return None
+        return pace_event(shown, stretch, particles=self._course.race_particles)
+
     def _race_again(self, particles: int) -> StepReport:
         """Present the race's particles again; decide it after the last epoch."""
         if self._course.spherical_cursor >= 0:
@@ -85,14 +122,14 @@ class Races(ABC):
         )
         if found := self._begin_spherical(self._leader):
             return with_events(report, event, found)
-        return with_events(report, event, self._begin_halves(self._schedule.join_radius + 1))
+        return with_events(report, event, self._begin_halves(self._course.schedule.join_radius + 1))
 
     def _begin_halves(self, radius: int) -> EngineEvent:
         """Go on with the leader alone, its half-sets on their own from ``radius`` shells on."""
         leader = self._leader
         self._learners = [leader]
         self._course.racing = False
-        leader.scored_by = "own"
+        leader.scored_by, leader.coarse_radius = "own", 0  # the usual search from here on
         leader.split_halves(radius)
         return mask_event(2 * float(leader.mask_radius.max()) * self.geometry.pixel_size_angstrom)
 

@@ -113,6 +113,7 @@ class EngineSettings:
     race_starts: int = 4  # random starts that are raced on the first particles; 1: no rivals
     race_particles: int = 1000
     race_epochs: int = 3  # times the race presents them
+    start_stretch: float | None = None  # of numbers of the start; None: by the first particles
     initial_presentations: int = 1500  # in small minibatches, with the shortest memory
     presentations_per_shell: int = 300  # between two growths of the working radius, at least
     minibatch_initial: int = 50  # particles per update while cold; twice as many for classes
@@ -151,6 +152,7 @@ class EngineSettings:
             "mask_diameter_angstrom": self.mask_diameter_angstrom,
             "particles_to_use": self.particles_to_use,
             "learning_rate": self.learning_rate,
+            "start_stretch": self.start_stretch,
         }
         for name, value in positive.items():
             if value is not None and not value > 0:
