@@ -11,9 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.class_actions import Session, score
+from reconstruct.class_actions import Session, learn_cold, score
 from reconstruct.learner import Learner
-from reconstruct.schedule import memory_window
 
 __all__ = ["Birth", "attempt_birth"]
 
@@ -70,17 +69,5 @@ def _race(session: Session, rows: Rows, number: int) -> Learner:
             rng = np.random.default_rng([*learner.seed, epoch])
             order = rng.permutation(rows)
             for i in range(0, len(order), BATCH):
-                _learn(session, learner, order[i : i + BATCH])
+                learn_cold(session, learner, order[i : i + BATCH])
     return max(starts, key=lambda one: one.evidence)
-
-
-def _learn(session: Session, learner: Learner, rows: Rows) -> None:
-    half = session.store.half_of(rows)
-    order = np.argsort(half, kind="stable")
-    learner.learn(
-        session.weigh(rows[order], learner.insert_radius),
-        half[order],
-        window=memory_window(0, learner.presented, cold=True, schedule=learner.schedule),
-        cold=True,
-        workers=session.workers,
-    )

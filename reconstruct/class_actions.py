@@ -14,17 +14,21 @@ import numpy.typing as npt
 
 from reconstruct.learned import LearnResult
 from reconstruct.learner import Learner
+from reconstruct.schedule import ShellGrowth, memory_window
 from reconstruct.search import WeightedBatch
 from reconstruct.store import ParticleStore
 
 __all__ = [
     "Session",
+    "alone",
     "claim",
     "class_evidence",
     "fill",
     "forgotten",
+    "learn_cold",
     "merge",
     "put_to_rest",
+    "replace_map",
     "score",
 ]
 
@@ -102,6 +106,34 @@ def class_evidence(session: Session) -> Float64:
     return evidence
 
 
+def alone(session: Session, k: int, number: int) -> Learner:
+    """A learner of class ``k`` alone, as it is; its radius stays. ``number`` keys its seed."""
+    learner, copy = session.learner, session.new_learner(number)
+    copy.growth = ShellGrowth(learner.radius, float("inf"))
+    copy.split, copy.group = learner.split, learner.group
+    copy.presented = learner.presented
+    copy.statistics = learner.statistics[:, k : k + 1].copy()
+    copy.mass = learner.mass[k : k + 1].copy()
+    copy.mask_radius = learner.mask_radius[k : k + 1].copy()
+    copy.fsc = [learner.fsc[k].copy()]
+    copy.positivity.take(learner.positivity, (k,), learner.n_classes)
+    copy.make_references()
+    return copy
+
+
+def learn_cold(session: Session, learner: Learner, rows: Rows) -> None:
+    """One update of a start that has no map yet."""
+    half = session.store.half_of(rows)
+    order = np.argsort(half, kind="stable")
+    learner.learn(
+        session.weigh(rows[order], learner.insert_radius),
+        half[order],
+        window=memory_window(0, learner.presented, cold=True, schedule=learner.schedule),
+        cold=True,
+        workers=session.workers,
+    )
+
+
 def put_to_rest(learner: Learner, k: int) -> None:
     """Take a class's map away: it stands for noise from now on."""
     learner.statistics[:, k] = 0
@@ -128,6 +160,20 @@ def merge(session: Session, j: int, k: int, source: Learner) -> int:
     claim(session, session.held(rows), k, least=-np.inf)
     session.store["class_index"][rows] = k
     return len(rows)
+
+
+def replace_map(session: Session, k: int, source: Learner) -> int:
+    """Make the one class of ``source`` class ``k``, and find its particles' poses in that map.
+
+    Returns how many these are. Those that a bounded store has let go of keep poses in a frame that
+    is gone.
+    """
+    learner = session.learner
+    rows = session.of_class(k)
+    fill(learner, k, source, share=float(learner.class_share[k]))
+    if learner.n_classes == 1:
+        learner.split_halves(source.radius)  # with others it cannot have a radius of its own
+    return claim(session, rows, k, least=-np.inf)
 
 
 def claim(session: Session, rows: Rows, k: int, *, least: float = 0.0) -> int:
@@ -172,6 +218,7 @@ def _add_class(learner: Learner) -> None:
     """Make room for one more class, at rest."""
     xp = learner.backend.xp
     more = xp.zeros((2, 1, *learner.statistics.shape[2:]), np.float32)
+    learner.positivity.grow(learner.n_classes)
     learner.n_classes += 1
     learner.statistics = xp.concatenate([learner.statistics, more], axis=1)
     if learner.velocity is not None:

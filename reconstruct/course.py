@@ -6,6 +6,7 @@ are random but keyed by (seed, stage, pass), so they follow from the counters al
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,9 +125,9 @@ class Course:
     def replayed_enough(self, radius: int, particles: int) -> bool:
         """Whether replay is over: the passes that were set, or passes that add nothing.
 
-        By default there are two passes, and up to eight where few particles have to be shown often,
-        as long as each pass adds a shell to the working ``radius``. A pass is over the
-        ``particles`` that are still held.
+        By default there are two passes, and up to eight where few particles, or dim ones, have to
+        be shown often, as long as each pass adds a shell to the working ``radius``. A pass is over
+        the ``particles`` that are still held.
         """
         if not particles:
             return True
@@ -135,7 +136,7 @@ class Course:
             return done >= self.settings.replay_passes
         if position or done < 2:
             return False
-        most = max(2, min(8, -(-REPLAYED_AT_LEAST // particles)))
+        most = max(2, min(8, math.ceil(REPLAYED_AT_LEAST * self.stretch / particles)))
         return done >= most or radius <= self.radius_at_pass
 
     def replay(self, radius: int, particles: Rows) -> Replay:

@@ -125,10 +125,10 @@ class Engine(Races):
             coefficients=np.bincount(self.plane.shell, minlength=self.max_radius + 1),
         )
         self._course = Course(settings, layout.schedule)
+        self._life = Lifecycle(most_classes=settings.n_classes + MOST_BORN)
         self._learners: list[Learner] = []
         self._set_pace(1.0)
         self._learners = [self._new_learner(i) for i in range(settings.race_starts)]
-        self._life = Lifecycle(most_classes=settings.n_classes + MOST_BORN)
         self._progress = Progress(self.max_radius)
         self._presented = 0
         self._step = 0
@@ -387,9 +387,12 @@ class Engine(Races):
         if self._course.racing or not tells_signal(leader.evidence, self._course.trained):
             return (None,) * leader.n_classes
         held = leader.class_share * self._course.trained  # a class is told by its own particles
+        doubted = self._life.doubted(leader.n_classes)
         return tuple(
-            honest_resolution(fsc, self.geometry.box_angstrom) if own >= LEAST_PARTICLES else None
-            for own, fsc in zip(held, leader.fsc, strict=True)
+            None
+            if own < LEAST_PARTICLES or doubt
+            else honest_resolution(fsc, self.geometry.box_angstrom)
+            for own, doubt, fsc in zip(held, doubted, leader.fsc, strict=True)
         )
 
     @property

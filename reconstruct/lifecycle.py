@@ -16,11 +16,21 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct.births import attempt_birth
-from reconstruct.class_actions import Session, claim, class_evidence, fill, merge, put_to_rest
+from reconstruct.challenge import FEWEST, challenge
+from reconstruct.class_actions import (
+    Session,
+    claim,
+    class_evidence,
+    fill,
+    merge,
+    put_to_rest,
+    replace_map,
+)
+from reconstruct.coverage import orientation_coverage
 from reconstruct.merging import candidates, try_merger
 from reconstruct.outliers import newcomers
 from reconstruct.quality import RESOLUTION_FSC, crossing_radius
-from reconstruct.snapshot import tells_signal
+from reconstruct.snapshot import tells_signal, view_histogram
 from reconstruct.types import EngineEvent
 
 __all__ = ["Lifecycle"]
@@ -32,6 +42,8 @@ REVIEW_RADIUS = 11  # shells that maps must reach before they are compared
 EMPTY_SHARE = 0.1  # of an even share, below which a class holds nothing
 JUNK_EVIDENCE = 0.5  # of the best class's evidence
 JUNK_RADIUS = 0.75  # of the best class's resolution in shells
+CHALLENGE_SEEDS = 2_000_000  # numbers of learners from here on are those of challengers
+EVEN_VIEWS = 0.75  # coverage of the sphere from which a map is not suspected
 SIGMAS = 6.0  # of outliers among the latest particles, that are a sign of newcomers
 TRIAL_SEEDS = 1_000_000  # numbers of learners from here on are those of mergers, below of births
 WATCH_EVERY = 100  # particles between looks for newcomers
@@ -44,12 +56,16 @@ class Lifecycle:
     """When classes are looked at next, and what was said of them."""
 
     most_classes: int
+    stretch: float = 1.0  # of a start, against one of bright particles
     next_review: float = 0.0  # presentations of the learner
     alarm_at: int = 0  # particles trained when a newcomer was first suspected; 0: no suspicion
     quiet_until: int = 0  # particles trained before which no newcomer is looked for
     births: int = 0  # births tried, which key their random numbers
     trials: int = 0  # mergers tried, likewise
     junk: tuple[int, ...] = ()  # classes that were named junk
+    challenges: int = 0  # fresh starts that maps were compared with, likewise
+    stood: tuple[int, ...] = ()  # classes whose map stood against one, as often as it did
+    uneven: tuple[int, ...] = ()  # classes that were seen from some sides only, as far as they know
 
     def after_update(self, session: Session, *, streaming: bool) -> tuple[EngineEvent, ...]:
         """Look after the classes once an update is learned.
@@ -60,10 +76,28 @@ class Lifecycle:
         events = self._watch(session) if streaming else []
         far_enough = learner.radius >= min(REVIEW_RADIUS, learner.max_radius)
         due = learner.presented >= self.next_review and far_enough
-        if learner.n_classes > 1 and due:
+        if due and (learner.n_classes > 1 or any(self.doubted(1))):
             self.next_review = learner.presented * REVIEW_GROWTH
-            events += self._review(session)
+            if learner.n_classes > 1:
+                events += self._review(session)
+            self._look_at_views(session)
+            events += self._challenge(session)
         return tuple(events)
+
+    def doubted(self, n_classes: int) -> tuple[bool, ...]:
+        """Which classes' maps may be wrong, as long as they did not stand against fresh starts.
+
+        The race finds the map of one bright species. Several species have fewer particles each in
+        it; a class that took a wrong turn then crowds its views, as one of dim particles need not.
+        """
+        if self.stretch == 1.0 and n_classes == 1:
+            return (False,)
+        known = self.stretch == 1.0 and self.next_review > 0  # how even the views are
+        enough = 1 if n_classes == 1 else 2  # one species was raced already
+        return tuple(
+            self.stood.count(k) < enough and (k in self.uneven or not known)
+            for k in range(n_classes)
+        )
 
     # ---- reviews
 
@@ -90,6 +124,7 @@ class Lifecycle:
                 continue
             moved = merge(session, j, k, merger.source)
             changed |= {j, k}
+            self._doubt(j, k)
             events.append(
                 EngineEvent(
                     kind="classes_merged",
@@ -105,6 +140,50 @@ class Lifecycle:
                         "together": merger.together,
                         "apart": merger.apart,
                     },
+                )
+            )
+        return events
+
+    def _look_at_views(self, session: Session) -> None:
+        """Note the classes that are seen from some sides only."""
+        rotations = np.asarray(session.store["rotation"][: session.trained], np.float64)
+        classes, uneven = session.classes, []
+        for k in np.flatnonzero(~session.learner.resting).tolist():
+            own = rotations[classes == k].reshape(-1, 3, 3)
+            if len(own) >= FEWEST and orientation_coverage(view_histogram(own)) < EVEN_VIEWS:
+                uneven.append(k)
+        self.uneven = tuple(uneven)
+
+    def _challenge(self, session: Session) -> list[EngineEvent]:
+        """Let fresh starts try the maps that may be wrong."""
+        learner = session.learner
+        counts = np.bincount(session.classes, minlength=learner.n_classes)
+        events: list[EngineEvent] = []
+        if learner.group != "C1":
+            return events  # a start would have to be turned into the group's frame
+        for k in np.flatnonzero(self.doubted(learner.n_classes) & ~learner.resting).tolist():
+            if counts[k] < FEWEST * self.stretch or k in self.junk:
+                continue
+            self.challenges += 1
+            number = CHALLENGE_SEEDS + self.challenges
+            tried = challenge(session, k, number=number, stretch=self.stretch)
+            if tried.won:
+                replace_map(session, k, tried.source)
+                self._doubt(k)
+                outcome, kind = "takes its place", "class_restarted"
+            else:
+                self.stood = tuple(sorted((*self.stood, k)))
+                outcome, kind = "did no better", "map_confirmed"
+            events.append(
+                EngineEvent(
+                    kind=kind,
+                    message=(
+                        f"Class {k + 1}: a fresh start on its own particles {outcome}, "
+                        f"{tried.start_evidence:.1f} nats per particle against "
+                        f"{tried.map_evidence:.1f} of the map at the same resolution"
+                    ),
+                    class_index=k,
+                    values={"start": tried.start_evidence, "map": tried.map_evidence},
                 )
             )
         return events
@@ -180,6 +259,11 @@ class Lifecycle:
             self.junk = tuple(sorted(known | {int(k)} if poor else known - {int(k)}))
         return events
 
+    def _doubt(self, *classes: int) -> None:
+        """Forget what was said of classes that hold another map now."""
+        self.junk = tuple(k for k in self.junk if k not in classes)
+        self.stood = tuple(k for k in self.stood if k not in classes)
+
     # ---- newcomers
 
     def _watch(self, session: Session) -> list[EngineEvent]:
@@ -214,7 +298,7 @@ class Lifecycle:
         # Those that came since the first sign, and as many before it, may be of the new class.
         latest = session.held(np.arange(max(0, session.trained - 2 * WINDOW), session.trained))
         claimed = claim(session, latest, slot)
-        self.junk = tuple(k for k in self.junk if k != slot)
+        self._doubt(slot)
         return [
             EngineEvent(
                 kind=f"class_{kind}",
@@ -232,9 +316,9 @@ class Lifecycle:
 
     def dump(self) -> dict[str, Any]:
         """Everything that changes."""
-        return {**vars(self), "junk": list(self.junk)}
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
 
     def restore(self, meta: Mapping[str, Any]) -> None:
         """Take over a state that ``dump`` returned."""
         for name, value in meta.items():
-            setattr(self, name, tuple(value) if name == "junk" else value)
+            setattr(self, name, tuple(value) if isinstance(value, list) else value)

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.class_actions import Session, forgotten, score
+from reconstruct.class_actions import Session, alone, forgotten, score
 from reconstruct.learner import Learner
-from reconstruct.schedule import ShellGrowth
 
 __all__ = ["Merger", "candidates", "try_merger"]
 
@@ -71,7 +70,7 @@ def try_merger(session: Session, j: int, k: int, *, number: int) -> Merger:
 
     ``number`` keys what is random.
     """
-    source = _alone(session, k, number)
+    source = alone(session, k, number)
     lesson = np.concatenate([session.of_class(one)[-LESSON:] for one in (j, k)])
     memory = float(session.learner.mass[j] + session.learner.mass[k])
     for epoch in range(EPOCHS):
@@ -97,17 +96,3 @@ def try_merger(session: Session, j: int, k: int, *, number: int) -> Merger:
                 (apart + mean, together) if learner is session.learner else (apart, together + mean)
             )
     return Merger(source, apart, together)
-
-
-def _alone(session: Session, k: int, number: int) -> Learner:
-    """A learner of class ``k`` alone, as it is; its radius stays."""
-    learner, alone = session.learner, session.new_learner(number)
-    alone.growth = ShellGrowth(learner.radius, float("inf"))
-    alone.split, alone.group = learner.split, learner.group
-    alone.presented = learner.presented
-    alone.statistics = learner.statistics[:, k : k + 1].copy()
-    alone.mass = learner.mass[k : k + 1].copy()
-    alone.mask_radius = learner.mask_radius[k : k + 1].copy()
-    alone.fsc = [learner.fsc[k].copy()]
-    alone.make_references()
-    return alone

@@ -19,7 +19,8 @@ from reconstruct.search import WeightedBatch
 __all__ = ["SHELLS", "shown_signal", "stretch_for", "stretched"]
 
 SHELLS = (2, 8)  # low enough to be signal; the first holds what background subtraction left
-BRIGHT = 90.0  # nats per particle in those shells from which on a start is as short as it gets
+BRIGHT = 80.0  # nats per particle in those shells from which on a start is as short as it gets
+STEEPNESS = 1.5  # a map half as good also places its particles worse
 LONGEST = 6.0
 
 
@@ -40,7 +41,7 @@ def shown_signal(batch: WeightedBatch, plane: HalfPlane, backend: Backend) -> fl
 
 def stretch_for(signal: float) -> float:
     """How many times longer a start takes than for bright particles, from their signal in nats."""
-    return float(np.clip(BRIGHT / max(signal, 1e-6), 1.0, LONGEST))
+    return float(np.clip((BRIGHT / max(signal, 1e-6)) ** STEEPNESS, 1.0, LONGEST))
 
 
 def stretched(schedule: Schedule, stretch: float) -> Schedule:

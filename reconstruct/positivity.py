@@ -8,7 +8,7 @@ the cut, now and then, and each class goes on with what explains its particles b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,10 +33,18 @@ class Positivity:
         self._cut: Flags = np.zeros(0, np.bool_)
 
     def flags(self, n_classes: int) -> Flags:
-        """Whether each class is cut; where classes came or went, as at the start."""
+        """Whether each class is cut."""
         if len(self._cut) != n_classes:
             self._cut = np.full(n_classes, self._mode == "on")
         return self._cut
+
+    def grow(self, n_classes: int) -> None:
+        """Make room for one more class beside ``n_classes`` that keep their flags."""
+        self._cut = np.append(self.flags(n_classes), self._mode == "on")
+
+    def take(self, other: Positivity, classes: Sequence[int], n_classes: int) -> None:
+        """Take over the flags of some ``classes`` of another's ``n_classes``."""
+        self._cut = other.flags(n_classes)[list(classes)]
 
     def due(self, updates: int, *, cold: bool) -> bool:
         """Whether it is time to compare: never while the map is being found."""

@@ -29,6 +29,7 @@ from reconstruct.fourier import HalfPlane
 from reconstruct.layout import Layout
 from reconstruct.learner import Learner
 from reconstruct.learner_state import new_learner
+from reconstruct.lifecycle import Lifecycle
 from reconstruct.pace import SHELLS, shown_signal, stretch_for, stretched
 from reconstruct.search import WeightedBatch
 from reconstruct.store import ParticleStore
@@ -52,6 +53,7 @@ class Races(ABC):
     plane: HalfPlane
     _course: Course
     _layout: Layout
+    _life: Lifecycle
     _learners: list[Learner]
     _new_learner: Callable[..., Learner]
     _store: ParticleStore
@@ -86,6 +88,7 @@ class Races(ABC):
         """Let starts take ``stretch`` times as long as they do for bright particles."""
         schedule = stretched(self._layout.schedule, stretch)
         self._course.stretch, self._course.schedule = stretch, schedule
+        self._life.stretch = stretch
         layout = replace(self._layout, schedule=schedule)
         self._new_learner = partial(new_learner, self.settings, layout, backend=self.backend)
         for learner in self._learners:
@@ -129,7 +132,7 @@ class Races(ABC):
         leader = self._leader
         self._learners = [leader]
         self._course.racing = False
-        leader.scored_by, leader.coarse_radius = "own", 0  # the usual search from here on
+        leader.scored_by = "own"  # a wide coarse pass stays: the low shells of a ball stay blind
         leader.split_halves(radius)
         return mask_event(2 * float(leader.mask_radius.max()) * self.geometry.pixel_size_angstrom)
 

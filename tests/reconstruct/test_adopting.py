@@ -35,12 +35,15 @@ def names(
     *,
     shares: list[float] | None = None,
     agree_to: int = 11,
+    resting: list[bool] | None = None,
 ) -> ClassNames:
-    """What classes with these maps say."""
-    learner = make_learner(n_classes=len(maps), start_radius=11)
+    """What classes say: those that do not rest have these maps."""
+    asleep = resting or [False] * len(maps)
+    learner = make_learner(n_classes=len(asleep), start_radius=11)
     fsc = np.where(np.arange(12) <= agree_to, 1.0, 0.0)
-    learner.fsc = [fsc for _ in maps]
-    learner.class_share = np.array(shares or [1 / len(maps)] * len(maps))
+    learner.fsc = [fsc for _ in asleep]
+    learner.class_share = np.array(shares or [1 / len(asleep)] * len(asleep))
+    learner.resting = np.array(asleep)
     queue = iter(maps)
     monkeypatch.setattr(reconstruct.adopting, "box_volume", lambda *_, **__: next(queue))
     return name_classes(learner, box_angstrom=EDGE)
@@ -66,6 +69,16 @@ def test_classes_must_agree_and_junk_does_not_vote(monkeypatch: pytest.MonkeyPat
     found = names(monkeypatch, [ring(4), ring(1)], shares=[0.95, 0.05])
     assert found.group == "C4"
     assert len(found.axes) == 2  # the small class is turned too, as well as it can be
+
+
+def test_a_class_at_rest_does_not_vote_and_stays_where_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = names(monkeypatch, [ring(4)], resting=[False, True])
+    assert found.group == "C4"
+    assert len(found.axes) == 2
+    assert np.array_equal(found.axes[1].axes, np.eye(3))
+    assert names(monkeypatch, [], resting=[True, True]).group == "C1"
 
 
 class Script:

@@ -225,3 +225,10 @@ def test_known_poses_make_the_map_at_once(
     result = advance(learner, batches[0], workers, start=start, cold=False)
     assert np.median(result.poses.evidence) > 0
     assert learner.compare_halves()[0][1:5].min() > 0.5
+
+
+@pytest.mark.parametrize("coarse_radius", [0, 8])
+def test_every_plan_is_cut_at_the_learners_temperature(coarse_radius: int) -> None:
+    learner = make_learner(start_radius=9)
+    learner.coarse_radius, learner.temperature = coarse_radius, 2.5
+    assert learner.plan(cold=True).temperature == 2.5

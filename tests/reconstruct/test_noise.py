@@ -179,6 +179,17 @@ def test_a_single_group_has_nothing_to_lean_on() -> None:
     assert np.array_equal(spectra[0].variance(), spectra[1].variance())
 
 
+def test_a_group_that_only_waits_changes_nothing() -> None:
+    noise, beside = (NoiseSpectra(12, NoiseModel(prior_weight=50.0)) for _ in range(2))
+    for one in (noise, beside):
+        one.add_group()
+        one.measure(_coloured(20), np.zeros(20, np.intp), WINDOW, plane())
+        one.count(np.zeros(20, np.intp))
+    beside.add_group()
+    beside.measure(_white(20), np.ones(20, np.intp), WINDOW, plane())
+    assert np.array_equal(noise.variance()[0], beside.variance()[0])
+
+
 def test_white_noise_is_one_level_and_coloured_is_not() -> None:
     counts = np.bincount(plane().shell, minlength=12)
     images, groups = _coloured(60), np.zeros(60, np.intp)

@@ -81,7 +81,11 @@ def test_flags_come_back_and_new_classes_begin_as_set() -> None:
     again = Positivity("auto")
     again.restore({"cut": positivity.dump()})
     assert again.flags(1).tolist() == [True]
-    assert again.flags(3).tolist() == [False] * 3
+    again.grow(1)
+    assert again.flags(2).tolist() == [True, False]
+    alone = Positivity("auto")
+    alone.take(again, (0,), 2)
+    assert alone.flags(1).tolist() == [True]
 
 
 def test_a_comparison_leaves_the_learner_as_it_was_but_for_its_decision(

@@ -1,0 +1,82 @@
+"""Whether a class's map stands against a fresh start on the class's own particles.
+
+Half-sets that took the same wrong turn agree about a wrong map, so their FSC cannot tell. A start
+that knows nothing of the map can: where it explains particles that it has not seen better than the
+map does, the map is a local minimum and the start takes its place; where it does not, the map is
+confirmed. docs/decisions/classes.md has the measurements behind the numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from reconstruct.class_actions import Session, alone, learn_cold, score
+from reconstruct.learner import Learner
+
+__all__ = ["FEWEST", "Challenge", "challenge"]
+
+Rows = npt.NDArray[np.intp]
+
+FEWEST = 300  # particles of a class that is challenged
+MOST = 1000  # latest of them that a start learns from, times what the session's start takes
+PRESENTED = 3000  # presentations of a start, likewise
+BATCH = 50  # particles of an update, likewise
+JUDGES = 96  # particles, spread over the latest, that neither side learns from as of now
+# Of the map's evidence that a start must exceed: wrong maps had 0.76 to 0.85 of a start's, right
+# ones 0.95 and more.
+BETTER = 1.06
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """What a map and a fresh start make of the same particles, at the same resolution."""
+
+    source: Learner  # of one class: the fresh start
+    map_evidence: float  # nats per particle
+    start_evidence: float
+
+    @property
+    def won(self) -> bool:
+        """Whether the start is to take the map's place."""
+        return self.start_evidence > max(BETTER * self.map_evidence, 0.0)
+
+
+def challenge(session: Session, k: int, *, number: int, stretch: float) -> Challenge:
+    """Start anew on the particles of class ``k``, and compare.
+
+    Parameters
+    ----------
+    number
+        Keys what is random.
+    stretch
+        Times what bright particles need (``pace``).
+    """
+    own = session.of_class(k)[-round(MOST * stretch) :]
+    judges = own[:: max(1, len(own) // JUDGES)][:JUDGES]
+    pupils = np.setdiff1d(own, judges)
+    source = session.new_learner(number)
+    batch = round(BATCH * stretch)
+    epoch = 0
+    while source.presented < PRESENTED * stretch:
+        order = np.random.default_rng([*source.seed, epoch]).permutation(pupils)
+        for i in range(0, len(order), batch):
+            learn_cold(session, source, order[i : i + batch])
+        epoch += 1
+    holder = alone(session, k, number)
+    holder.hold_radius(source.radius)
+    if holder.split:  # like with like: maps of half the particles
+        source.split = True
+        source.make_references()
+    # the map may remember a judge, but only in the half-set that it is of; the start knows none
+    _, before = score(session, holder, judges, 0, crossed=True)
+    _, after = score(session, source, judges, 0, crossed=True)
+    # what its half-sets learned from one shared reference would flatter them
+    source.split_halves(source.schedule.join_radius + 1)
+    return Challenge(
+        source,
+        float(before.poses.evidence.mean(dtype=np.float64)),
+        float(after.poses.evidence.mean(dtype=np.float64)),
+    )

@@ -1,0 +1,125 @@
+"""A wrong map gives way to a fresh start, a right one stands, and what is in doubt is not told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+from reconstruct.challenge import challenge
+from reconstruct.class_actions import Session, replace_map
+from reconstruct.engine import Engine
+from reconstruct.learner_state import new_learner
+from reconstruct.lifecycle import Lifecycle
+from reconstruct.quality import align_to_truth
+from reconstruct.types import EngineSettings
+from reconstruct.update import box_volume
+from tests.reconstruct.small_sets import GEOMETRY, demo_map, rows, simulated
+
+SETTINGS = EngineSettings(
+    max_resolution_angstrom=32.0, race_starts=2, race_particles=300, replay_passes=1
+)
+PARTICLES = 700
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    """A session that found its map."""
+    found = Engine(SETTINGS, GEOMETRY)
+    found.add(simulated(PARTICLES).particle_images())
+    for _ in found.finish():
+        pass
+    return found
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    with ThreadPoolExecutor(2) as workers:
+        meta, arrays = engine.dump()
+        copied = {name: array.copy() for name, array in arrays.items()}
+        again = Engine.load(SETTINGS, GEOMETRY, meta, copied, engine.dump_store(0))
+        yield Session(
+            learner=again._leader,
+            store=again._store,
+            trained=PARTICLES,
+            weigh=again._weighted,
+            workers=workers,
+            new_learner=partial(new_learner, SETTINGS, again._layout, backend=again.backend),
+        )
+
+
+def correlation(session: Session) -> float:
+    learner = session.learner
+    spectrum = learner.map_spectrum(0, learner.fsc[0], radius=learner.radius)
+    volume = box_volume(spectrum, learner.class_grid(0), windowed=True)
+    return align_to_truth(volume, demo_map(), GEOMETRY.pixel_size_angstrom).correlation
+
+
+def spoil(session: Session) -> None:
+    """Make the map a wrong one of the same power."""
+    statistics = session.learner.statistics
+    statistics[..., :2] = np.roll(statistics, 2, axis=2)[..., :2]
+    session.learner.make_references()
+
+
+def test_a_right_map_stands(session: Session) -> None:
+    tried = challenge(session, 0, number=5, stretch=0.5)
+    assert not tried.won
+    assert tried.start_evidence > 0.8 * tried.map_evidence  # it found the map too
+
+
+def test_a_wrong_map_gives_way(session: Session) -> None:
+    right = correlation(session)
+    spoil(session)
+    wrong = correlation(session)
+    tried = challenge(session, 0, number=5, stretch=0.5)
+    assert tried.won
+    assert replace_map(session, 0, tried.source) == PARTICLES
+    assert wrong < 0.9 * right
+    assert correlation(session) > 0.9 * right
+
+
+def test_the_challenged_map_is_left_as_it_was(session: Session) -> None:
+    before = session.learner.statistics.copy()
+    challenge(session, 0, number=5, stretch=0.1)
+    assert np.array_equal(session.learner.statistics, before)
+
+
+def test_one_bright_species_is_not_doubted_and_dim_ones_are_until_a_map_stood() -> None:
+    assert Lifecycle(most_classes=3).doubted(1) == (False,)
+    assert Lifecycle(most_classes=3, stretch=2.0).doubted(1) == (True,)
+    assert Lifecycle(most_classes=3, stretch=2.0, stood=(0,)).doubted(1) == (False,)
+
+
+def test_of_several_classes_those_with_uneven_views_are_doubted_until_they_stood_twice() -> None:
+    life = Lifecycle(most_classes=5)
+    assert life.doubted(3) == (True, True, True)  # nobody has looked at their views yet
+    life.next_review, life.uneven = 4000.0, (1,)
+    assert life.doubted(3) == (False, True, False)
+    life.stood = (1,)
+    assert life.doubted(3) == (False, True, False)
+    life.stood = (1, 1)
+    assert life.doubted(3) == (False, False, False)
+
+
+def test_no_resolution_is_told_of_a_map_in_doubt(engine: Engine) -> None:
+    assert engine.snapshot().classes[0].resolution_angstrom is not None
+    engine._life.stretch = 2.0
+    assert engine.snapshot().classes[0].resolution_angstrom is None
+    engine._life.stretch = 1.0
+
+
+def test_a_session_challenges_by_itself_and_says_how_it_went() -> None:
+    settings = replace(SETTINGS, start_stretch=1.05, race_particles=200, replay_passes=1)
+    engine = Engine(settings, GEOMETRY)
+    engine.add(rows(simulated(PARTICLES).particle_images(), slice(0, 600)))
+    events = [event for report in engine.finish() for event in report.events]
+    kinds = [event.kind for event in events]
+    assert kinds.count("map_confirmed") + kinds.count("class_restarted") >= 1
+    told = next(e for e in events if e.kind in ("map_confirmed", "class_restarted"))
+    assert {"start", "map"} == set(told.values)
+    assert engine._life.challenges >= 1

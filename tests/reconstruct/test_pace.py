@@ -1,0 +1,98 @@
+"""Dim particles stretch the start by how dim they are; bright ones do not."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from reconstruct.backend import cpu_backend
+from reconstruct.engine import Engine
+from reconstruct.pace import LONGEST, shown_signal, stretch_for, stretched
+from reconstruct.schedule import Schedule
+from reconstruct.types import EngineSettings, ParticleImages
+from tests.reconstruct.small_sets import GEOMETRY, plane, rows, simulated, weighted
+from tests.reconstruct.test_engine import SETTINGS
+
+BRIGHT_SNR, DIM_SNR = 0.3, 0.03
+AUTO = replace(SETTINGS, replay_passes=0)
+
+
+def signal(snr: float) -> float:
+    return shown_signal(weighted(simulated(100, snr=snr), plane()), plane(), cpu_backend())
+
+
+def images(snr: float, count: int = 260) -> ParticleImages:
+    return rows(simulated(260, snr=snr).particle_images(), slice(0, count))
+
+
+def test_signal_is_as_many_times_less_as_particles_are_dimmer() -> None:
+    assert signal(BRIGHT_SNR) / signal(DIM_SNR) == pytest.approx(BRIGHT_SNR / DIM_SNR, rel=0.15)
+
+
+def test_noise_shows_none() -> None:
+    assert abs(signal(1e-6)) < 3
+
+
+def test_a_few_aggregates_do_not_move_it() -> None:
+    batch = weighted(simulated(100, snr=DIM_SNR), plane())
+    batch.a_re[:10] *= 20
+    found = shown_signal(batch, plane(), cpu_backend())
+    assert found < signal(DIM_SNR) + 5  # the mean would be 100 times as much
+
+
+def test_a_start_is_stretched_between_1_and_a_limit() -> None:
+    assert stretch_for(500.0) == stretch_for(80.0) == 1.0
+    assert 1.0 < stretch_for(60.0) < stretch_for(30.0) < LONGEST
+    assert stretch_for(0.0) == stretch_for(-4.0) == LONGEST
+
+
+def test_everything_that_counts_particles_is_stretched() -> None:
+    plain, slow = Schedule(), stretched(Schedule(), 3.0)
+    for name in ("grow_every", "cold_presented", "cold_window", "warm_window", "mask_from"):
+        assert getattr(slow, name) == 3 * getattr(plain, name)
+    assert slow.start_radius == plain.start_radius
+    assert stretched(plain, 1.0) == plain
+
+
+def told(settings: EngineSettings, particles: ParticleImages) -> tuple[Engine, list[str]]:
+    engine = Engine(settings, GEOMETRY)
+    engine.add(particles)
+    kinds = []
+    while engine.ready:
+        kinds += [event.kind for event in engine.step().events]
+    return engine, kinds
+
+
+def test_a_session_of_dim_particles_says_so_and_races_longer() -> None:
+    engine, kinds = told(AUTO, images(DIM_SNR, 150))
+    assert kinds == ["low_signal"]  # 120 particles would have been raced
+    assert engine.phase == "initial"
+
+
+def test_a_session_of_bright_particles_says_nothing() -> None:
+    engine, kinds = told(AUTO, images(BRIGHT_SNR, 150))
+    assert "low_signal" not in kinds
+    assert engine.phase != "initial"
+
+
+def test_a_user_may_set_the_pace() -> None:
+    engine, kinds = told(replace(AUTO, start_stretch=1.0), images(DIM_SNR, 150))
+    assert "low_signal" not in kinds
+    assert engine.phase != "initial"
+    with pytest.raises(ValueError, match="start_stretch must be above 0"):
+        replace(AUTO, start_stretch=0.0)
+
+
+def test_the_pace_survives_a_restart() -> None:
+    engine, _ = told(AUTO, images(DIM_SNR, 150))
+    meta, arrays = engine.dump()
+    again = Engine.load(AUTO, GEOMETRY, json.loads(json.dumps(meta)), arrays, engine.dump_store(0))
+    for one in (engine, again):
+        one.add(rows(images(DIM_SNR), slice(150, 260)))
+        for _ in one.finish():
+            pass
+    mine, other = (one.snapshot().classes[0].volume for one in (engine, again))
+    assert np.array_equal(mine, other)
