@@ -189,16 +189,13 @@ class Learner:
 
     def plan(self, *, cold: bool, local: bool = False) -> SearchPlan:
         """Search plan at the working radius, from everywhere or from known poses (``local``)."""
+        sharpness, share = search_cuts(cold=cold)
         if self.coarse_radius and not local:
             plan = make_wide_plan(self.radius, self.coarse_radius, self.max_shift_pixels)
         else:
-            sharpness, share = search_cuts(cold=cold)
+            box, shift = self.plane.box, self.max_shift_pixels
             plan = make_plan(
-                self.radius,
-                box=self.plane.box,
-                max_shift_pixels=self.max_shift_pixels,
-                sharpness=sharpness,
-                share=share,
+                self.radius, box=box, max_shift_pixels=shift, sharpness=sharpness, share=share
             )
         return replace(plan, temperature=self.temperature)
 
