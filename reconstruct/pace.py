@@ -19,8 +19,8 @@ from reconstruct.search import WeightedBatch
 __all__ = ["SHELLS", "shown_signal", "stretch_for", "stretched"]
 
 SHELLS = (2, 8)  # low enough to be signal; the first holds what background subtraction left
-BRIGHT = 80.0  # nats per particle in those shells from which on a start is as short as it gets
-STEEPNESS = 1.5  # a map half as good also places its particles worse
+BRIGHT = 60.0  # nats per particle in those shells from which on a start is as short as it gets
+STEEPNESS = 2.0  # a map half as good also places its particles worse
 LONGEST = 6.0
 
 

@@ -44,8 +44,8 @@ def test_a_few_aggregates_do_not_move_it() -> None:
 
 
 def test_a_start_is_stretched_between_1_and_a_limit() -> None:
-    assert stretch_for(500.0) == stretch_for(80.0) == 1.0
-    assert 1.0 < stretch_for(60.0) < stretch_for(30.0) < LONGEST
+    assert stretch_for(500.0) == stretch_for(60.0) == 1.0
+    assert 1.0 < stretch_for(50.0) < stretch_for(30.0) < LONGEST
     assert stretch_for(0.0) == stretch_for(-4.0) == LONGEST
 
 
