@@ -81,7 +81,7 @@ def check_engine_settings(settings: EngineSettings) -> None:
         A value is out of its range or the symmetry is unknown.
     """
     from reconstruct.adopting import AUTO
-    from reconstruct.symmetry import parse_group
+    from reconstruct.symmetry import ACCEPTED_NAMES, parse_group
 
     for name, value in asdict(settings).items():
         if isinstance(value, float) and not math.isfinite(value):
@@ -91,7 +91,10 @@ def check_engine_settings(settings: EngineSettings) -> None:
     try:
         group = parse_group(settings.symmetry)
     except ValueError as error:
-        raise ConfigurationError(str(error), _REMEDY) from error
+        raise ConfigurationError(
+            f"symmetry must be {ACCEPTED_NAMES}, not {settings.symmetry!r}",
+            f"Give one of them, or {AUTO}, which finds the group out",
+        ) from error
     if group.name in ("I1", "I2"):  # the engine's own rule, said before the first particle
         raise ConfigurationError(
             f"symmetry {settings.symmetry} names an orientation of I",

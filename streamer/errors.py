@@ -40,7 +40,8 @@ class ServiceError(Exception):
     def __init__(self, problem: str, remedy: str = "") -> None:
         self.problem = " ".join(problem.split())
         self.remedy = " ".join(remedy.split())
-        super().__init__(f"{self.problem}. {self.remedy}" if self.remedy else self.problem)
+        stop = "" if self.problem.endswith((".", "?", "!")) else "."
+        super().__init__(f"{self.problem}{stop} {self.remedy}" if self.remedy else self.problem)
 
 
 class ConfigurationError(ServiceError):

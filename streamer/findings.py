@@ -17,15 +17,14 @@ from threadpoolctl import ThreadpoolController
 
 from reconstruct.adopting import convincing
 from reconstruct.session_verdicts import class_overlap, converged, enough_data, imposed_symmetry
-from reconstruct.snapshot import view_histogram
+from reconstruct.snapshot import LEAST_PARTICLES, view_histogram
 from reconstruct.symmetry import parse_group
 from reconstruct.symmetry_naming import name_symmetry
 from reconstruct.types import Assignments, EngineEvent, Geometry, Snapshot
 from reconstruct.verdicts import Verdict, flattened_disc, preferred_orientation, view_directions
 
-__all__ = ["LEAST_PARTICLES", "Told", "find", "news", "with_all_views"]
+__all__ = ["Told", "find", "news", "with_all_views"]
 
-LEAST_PARTICLES = 300
 Told = dict[str, dict[str, Any]]
 """What holds now, by ``kind/class``: JSON-able, one entry per finding."""
 

@@ -144,6 +144,8 @@ def test_a_wrong_setting_is_one_line(star: Path, tmp_path: Path) -> None:
     assert "n_classes must be above 0" in one_line(done.stderr)
     done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--set=nonsense")
     assert "--set name=value" in one_line(done.stderr)
+    done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--set=engine.noise_sourc=1")
+    assert "did you mean engine.noise_source? Correct the flag" in one_line(done.stderr)
 
 
 def test_a_metrics_port_in_use_is_one_line(star: Path, tmp_path: Path, sums: None) -> None:
@@ -221,6 +223,7 @@ def test_a_real_session_of_files_gives_every_particle(
     ("flags", "expected"),
     [
         (("--symmetry=D100",), "symmetry must be C1 to C99"),
+        (("--symmetry=Auto5",), "or auto, which finds the group out"),
         (("--symmetry=I1",), "Give --symmetry I"),
         (("--classes=0",), "n_classes must be above 0"),
         (("--seed=-1",), "seed must be 0 or more"),
