@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from streamer.ahead import Ahead, Idle, ReadAhead
 from streamer.crashes import CrashNotes
 from streamer.intake import Refused
-from streamer.transports.base import Record, TopicPartition
+from streamer.parts import StopRequest
+from streamer.transports.base import Consumer, Record, TopicPartition
 from streamer.transports.errors import OffsetOutOfRangeError, TransportError
 from tests.streamer.bench import Bench, batch_bytes, fingerprint
 
@@ -229,3 +231,71 @@ def test_what_is_read_ahead_changes_no_bit(bench: Bench, tmp_path: Path) -> None
     one.control("end")
     assert fingerprint(one.run()) == fingerprint(expected)
     one.close()
+
+
+class LateRecord(ReadAhead):
+    """What the loop asks first is not answered in time; then one record comes, and then nothing.
+
+    The log has been polled in vain twice since the record was read when the loop is told that its
+    time was up. It is stopped before it can look at what it is given next.
+    """
+
+    send: Callable[[], None]
+    stop: StopRequest
+    answer_behind: bool
+
+    def __init__(self, consumer: Consumer, **more: Any) -> None:
+        super().__init__(consumer, **more)
+        self._late = False
+        self._quiet_polls: int | None = None  # since the record came
+        self._quiet = threading.Event()
+        polled = consumer.poll
+
+        def poll(most: int, timeout_s: float) -> list[Record]:
+            found = polled(most, timeout_s)
+            if found:
+                self._quiet_polls = 0
+            elif self._quiet_polls is not None:
+                self._quiet_polls += 1
+                if self._quiet_polls == 2:
+                    self._quiet.set()
+            return list(found)
+
+        consumer.poll = poll  # type: ignore[method-assign]
+
+    def take(self, most: int, wait_s: float) -> list[Ahead | Idle]:
+        if not self._late:
+            taken = super().take(most, 0.0)
+            if taken:  # it was answered in time
+                return taken
+            self._late = True
+            type(self).send()
+            assert self._quiet.wait(PATIENCE_S)
+            return []
+        taken = super().take(most, wait_s)
+        assert isinstance(taken[0], Ahead)
+        assert len(taken) == 1, "an answer to an earlier question stands behind the record"
+        self.stop.requested = True
+        where = TopicPartition(taken[0].record.topic, 0)
+        behind = {where: taken[0].record.offset + 1}
+        return [*taken, Idle(behind)] if self.answer_behind else taken
+
+
+@pytest.mark.parametrize("answer_behind", [False, True])
+def test_a_record_that_was_read_ahead_and_not_looked_at_is_not_moved_past(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer_behind: bool
+) -> None:
+    bench = Bench(tmp_path, f"memory://ahead-{next(_numbers)}")
+    stop = StopRequest()
+    with monkeypatch.context() as patched:
+        patched.setattr("streamer.loop.ReadAhead", LateRecord)
+        patched.setattr(LateRecord, "send", lambda: bench.send_batches(0), raising=False)
+        patched.setattr(LateRecord, "stop", stop, raising=False)
+        patched.setattr(LateRecord, "answer_behind", answer_behind, raising=False)
+        stopped = bench.run(stop=stop)
+    assert stopped.outcome == "stopped"
+    assert stopped.state.balance().received == 0
+    assert stopped.state.positions[TopicPartition(bench.topics.particles, 0)] == 0
+    bench.control("end")
+    assert bench.run().state.balance().trained == 30
+    bench.close()
