@@ -158,12 +158,13 @@ def attach(
     from streamer.errors import ConfigurationError
     from streamer.microscope import play
     from streamer.parts import StopRequest
-    from streamer.run import read_particles, wait_or_stop
+    from streamer.run import check_kind, read_particles, wait_or_stop
     from streamer.service import open_bus
     from streamer.signals import stop_on_signals
 
     if program not in ("relion", "cryosparc"):
         raise ConfigurationError(f"cannot attach to {program!r}", "Use relion or cryosparc")
+    check_kind(particles)  # before a bus is made for it
     settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
     console, errors = consoles()
     stop = StopRequest()

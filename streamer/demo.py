@@ -67,8 +67,6 @@ def run_demo(
     check_engine_settings(settings.engine)  # before an earlier run's results are removed
     open_device(settings.device)
     check_geometry(settings.engine, Geometry(demo.box, demo.pixel_size_angstrom))
-    writable_folder(settings.out)
-    begin_anew(settings)
     settings = settings.model_copy(
         update={
             "bus": f"memory://demo-{os.getpid()}-{next(_numbers)}",
@@ -88,6 +86,12 @@ def run_demo(
         microscope = threading.Thread(
             target=_record, args=(settings, demo, stop), name="microscope", daemon=True
         )
+
+        def begin() -> None:  # all around the session is up
+            writable_folder(settings.out)
+            begin_anew(settings)
+            microscope.start()
+
         finished = host_session(
             settings,
             console=console,
@@ -95,7 +99,7 @@ def run_demo(
             factory=factory,
             transport=transport,
             stop=stop,
-            beside=microscope.start,
+            beside=begin,
             linger=linger,
         )
         stop.requested = True

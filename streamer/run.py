@@ -40,10 +40,25 @@ from streamer.results import Usage
 from streamer.service import Finished, ensure_topics, open_bus, writable_folder
 from streamer.state import EngineFactory
 
-__all__ = ["begin_anew", "read_particles", "run_file", "wait_or_stop"]
+__all__ = ["begin_anew", "check_kind", "read_particles", "run_file", "wait_or_stop"]
 
 _JOIN_S = 10.0
 _numbers = itertools.count()
+
+
+def check_kind(path: Path) -> None:
+    """Refuse a file that is of neither kind, by its ending.
+
+    Raises
+    ------
+    ConfigurationError
+        It is.
+    """
+    if path.suffix not in (".star", ".cs"):
+        raise ConfigurationError(
+            f"{path} is neither a STAR nor a .cs file",
+            "Give a particles file of RELION or cryoSPARC",
+        )
 
 
 def read_particles(
@@ -63,19 +78,16 @@ def read_particles(
     InputFileError
         Something about the file or its stacks is wrong; the message has the remedy.
     """
+    check_kind(path)
+    reader: Callable[..., ParticleTable]
     if path.suffix == ".star":
         from reconstruct.io.star import read_star
 
-        reader: Callable[..., ParticleTable] = read_star
-    elif path.suffix == ".cs":
+        reader = read_star
+    else:
         from reconstruct.io.cs import read_cs
 
         reader = read_cs
-    else:
-        raise ConfigurationError(
-            f"{path} is neither a STAR nor a .cs file",
-            "Give a particles file of RELION or cryoSPARC",
-        )
     try:
         return reader(path, data_root=data_root, aberrations=aberrations)
     except InputFileError as error:
@@ -120,7 +132,6 @@ def run_file(
     usage = Usage()
     check_engine_settings(settings.engine)  # before an earlier run's results are removed
     open_device(settings.device)
-    writable_folder(settings.out)
     stop = StopRequest()
     table: ParticleTable | None = None
     batches: Iterable[Batch]
@@ -133,6 +144,7 @@ def run_file(
         batches = _batches_once(settings, table, say)
         roots = tuple(sorted({Path(os.path.abspath(stack)).parent for stack in table.stacks}))
     else:
+        check_kind(path)
         read = functools.partial(read_particles, data_root=data_root, aberrations=aberrations)
         roots = (Path("/"),)  # the user's own file says where the stacks are
         batches = follow_file(
@@ -141,10 +153,15 @@ def run_file(
     settings = settings.model_copy(
         update={"bus": f"memory://run-{os.getpid()}-{next(_numbers)}", "roots": roots}
     )
-    begin_anew(settings)
     with open_bus(settings) as transport:
         ensure_topics(transport, Topics(settings.topics_prefix))
         feeder = _Feeder(settings, batches, stop=stop)
+
+        def begin() -> None:  # the input is accepted, and all around the session is up
+            writable_folder(settings.out)
+            begin_anew(settings)
+            feeder.start()
+
         finished = host_session(
             settings,
             console=console,
@@ -154,7 +171,7 @@ def run_file(
             table=table,
             results_if_stopped=True,
             stop=stop,
-            beside=feeder.start,
+            beside=begin,
         )
         feeder.finish()
     if finished.outcome == "ended" and finished.state.step == 0:

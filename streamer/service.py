@@ -136,12 +136,12 @@ def run_session(
     ServiceError, TransportError
         The session cannot start or cannot go on.
     """
-    out = writable_folder(settings.out)
     with ExitStack() as stack:
         if transport is None:
             transport = stack.enter_context(open_bus(settings))
         topics = Topics(settings.topics_prefix)
         ensure_topics(transport, topics)
+        out = writable_folder(settings.out)  # the bus answers: something will be written
         outbox = Outbox(transport, topics, settings.session)  # fences the older process
         stack.callback(outbox.close)
         folder = writable_folder(settings.state_folder)

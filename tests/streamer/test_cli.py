@@ -93,10 +93,11 @@ def test_plain_lines_are_one_per_step(star: Path, tmp_path: Path, sums: None) ->
     assert steps == ["1", "2", "3"]
 
 
-def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_one_line_and_leaves_no_folder(tmp_path: Path) -> None:
     done = inside("run", str(tmp_path / "none.star"), f"--out={tmp_path / 'o'}")
     assert done.returncode == 2
     assert "none.star" in one_line(done.stderr)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_malformed_file_is_one_line(tmp_path: Path) -> None:
@@ -107,6 +108,7 @@ def test_a_malformed_file_is_one_line(tmp_path: Path) -> None:
     assert "bad.star" in one_line(done.stderr)
     path.write_bytes(b"\x00\x01 not a star file")
     assert "bad.star" in one_line(inside("run", str(path), f"--out={tmp_path / 'o'}").stderr)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_stack_is_one_line(star: Path, tmp_path: Path) -> None:
@@ -115,15 +117,24 @@ def test_a_missing_stack_is_one_line(star: Path, tmp_path: Path) -> None:
     done = inside("run", str(lonely), f"--out={tmp_path / 'o'}")
     assert done.returncode == 2
     assert "data root" in one_line(done.stderr)
+    assert not (tmp_path / "o").exists()
 
 
 def test_an_unknown_kind_of_file_is_one_line(tmp_path: Path) -> None:
-    done = inside("run", str(tmp_path / "x.txt"), f"--out={tmp_path / 'o'}")
-    assert done.returncode == 2
-    assert "neither a STAR nor a .cs" in one_line(done.stderr)
+    for command in (
+        ("run", str(tmp_path / "x.txt"), f"--out={tmp_path / 'o'}"),
+        ("run", str(tmp_path / "x.txt"), f"--out={tmp_path / 'o'}", "--follow"),
+        ("attach", "relion", str(tmp_path / "x.txt"), f"--bus=sqlite:///{tmp_path}/bus.db"),
+    ):
+        done = inside(*command)
+        assert done.returncode == 2
+        assert "neither a STAR nor a .cs" in one_line(done.stderr)
+        assert list(tmp_path.iterdir()) == []
 
 
-def test_an_output_folder_that_cannot_be_written_is_one_line(star: Path, tmp_path: Path) -> None:
+def test_an_output_folder_that_cannot_be_written_is_one_line(
+    star: Path, tmp_path: Path, sums: None
+) -> None:
     (tmp_path / "file").write_text("")
     done = inside("run", str(star), f"--out={tmp_path / 'file' / 'o'}")
     assert done.returncode == 2
@@ -136,6 +147,7 @@ def test_an_unreachable_broker_is_one_line(tmp_path: Path) -> None:
     done = run("serve", "--bus=kafka://127.0.0.1:9", f"--out={tmp_path / 'o'}", "--metrics-port=0")
     assert done.returncode == 6
     assert "127.0.0.1:9" in one_line(done.stderr)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_wrong_setting_is_one_line(star: Path, tmp_path: Path) -> None:
@@ -158,6 +170,7 @@ def test_a_metrics_port_in_use_is_one_line(star: Path, tmp_path: Path, sums: Non
         done = inside("run", str(star), f"--out={tmp_path / 'o'}", f"--metrics-port={port}")
     assert done.returncode == 2
     assert str(port) in one_line(done.stderr)
+    assert not (tmp_path / "o").exists()
 
 
 def test_the_demo_runs_from_the_first_particle_to_the_report(tmp_path: Path, sums: None) -> None:
