@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import shlex
+import shutil
+import subprocess
 import tomllib
 from dataclasses import fields
 from pathlib import Path
@@ -69,6 +72,38 @@ def test_the_settings_file_in_the_guide_is_accepted(tmp_path: Path) -> None:
 def test_the_guide_explains_every_reason_of_quarantine() -> None:
     text = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
     assert [reason for reason in REASONS if f"`{reason}`" not in text] == []
+
+
+def test_the_first_start_of_a_script_says_what_it_waits_for(tmp_path: Path) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "pyproject.toml").touch()
+    shutil.copy(ROOT / "scripts" / "environment", tmp_path / "scripts")
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    # A python3 that is new enough, makes an environment of itself, and installs nothing.
+    (tools / "python3").write_text(
+        "#!/bin/sh\n"
+        'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi\n'
+    )
+    (tools / "python3").chmod(0o755)
+
+    def start() -> list[str]:
+        done = subprocess.run(
+            ["bash", "-euc", ". scripts/environment"],
+            cwd=tmp_path,
+            env={"PATH": f"{tools}:{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == ""
+        return done.stderr.splitlines()
+
+    first, *phases = start()
+    assert "a minute or two" in first
+    assert [line.split(",")[0] for line in phases] == [f"setup: {n} of 3" for n in (1, 2, 3)]
+    os.utime(tmp_path / "pyproject.toml", (0, 0))  # older than what was installed
+    assert start() == []
 
 
 def test_links_between_documents_lead_somewhere() -> None:
