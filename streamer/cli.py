@@ -17,6 +17,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from streamer.cli_options import (
+    FLAG,
+    Application,
+    Assign,
+    Bus,
+    Classes,
+    Config,
+    DataRoot,
+    Device,
+    MaxResolution,
+    MetricsPort,
+    NeglectAberrations,
+    Out,
+    PoseSearch,
+    Prefix,
+    Preset,
+    Seed,
+    Session,
+    Symmetry,
+    at_least,
+    help_with,
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -25,59 +48,17 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main", "settings_from"]
 
-app = typer.Typer(
+app = Application(
     name="abinitio-live",
     help="Cryo-EM ab-initio 3D reconstruction that runs while the microscope is collecting.",
-    no_args_is_help=True,
+    epilog="Settings come from flags, ABINITIO_ variables, the file of --config and --preset, in "
+    "this order. Begin with: abinitio-live demo",
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
 )
 
 EXIT_INPUT = 2
 EXIT_BUS = 6
-
-Config = Annotated[Path | None, typer.Option("--config", help="Settings file (TOML).")]
-Assign = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Any setting, e.g. engine.replay_passes=1."),
-]
-Bus = Annotated[
-    str | None,
-    typer.Option("--bus", help="kafka://host:9092, or sqlite:///path/bus.db on one machine."),
-]
-Preset = Annotated[
-    str | None,
-    typer.Option("--preset", help="small-membrane-protein, high-symmetry or junk-removal."),
-]
-Session = Annotated[str | None, typer.Option("--session", help="Name of the acquisition.")]
-Prefix = Annotated[str | None, typer.Option("--prefix", help="Prefix of the topics.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder for the results.")]
-Classes = Annotated[int | None, typer.Option("--classes", help="Number of 3D classes.")]
-Symmetry = Annotated[
-    str | None, typer.Option("--symmetry", help="Point group: C1, C4, D7, T, O, I... or auto.")
-]
-MaxResolution = Annotated[
-    float | None, typer.Option("--max-resolution", help="Finest resolution to use, Å.")
-]
-PoseSearch = Annotated[
-    str | None, typer.Option("--pose-search", help="exhaustive or branch_and_bound.")
-]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of every random choice.")]
-Device = Annotated[
-    str | None,
-    typer.Option("--device", help="auto, cpu, cuda or cuda:1; auto takes a GPU if there is one."),
-]
-NeglectAberrations = Annotated[
-    bool,
-    typer.Option(
-        "--neglect-aberrations",
-        help="Use files with beam tilt, higher-order aberrations or magnification matrices.",
-    ),
-]
-MetricsPort = Annotated[
-    int | None, typer.Option("--metrics-port", help="Port of the metrics; 0 takes a free one.")
-]
 
 
 def _tell_version(wanted: bool) -> None:
@@ -94,7 +75,13 @@ def _tell_version(wanted: bool) -> None:
 def _root(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which it is."),
+        typer.Option(
+            "--version",
+            metavar=FLAG,
+            callback=_tell_version,
+            is_eager=True,
+            help="Say which version it is.",
+        ),
     ] = False,
 ) -> None:
     del version
@@ -164,7 +151,12 @@ def _tell_end(console: Console, settings: Settings, finished: Finished) -> None:
 
 @app.command()
 def demo(
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="DIR", help=help_with("Folder for the results.", "demo-output")
+        ),
+    ] = None,
     classes: Classes = None,
     symmetry: Symmetry = None,
     max_resolution: MaxResolution = None,
@@ -173,16 +165,30 @@ def demo(
     device: Device = None,
     preset: Preset = None,
     particles: Annotated[
-        int | None, typer.Option("--particles", min=200, help="Particles to simulate.")
+        int | None,
+        typer.Option(
+            "--particles",
+            metavar="N",
+            callback=at_least(200),
+            help=help_with("Particles to simulate, at least 200.", 3000),
+        ),
     ] = None,
-    metrics_port: MetricsPort = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            metavar="PORT",
+            help=help_with("Port of the metrics; 0 takes a free one.", "9109, or a free one"),
+        ),
+    ] = None,
     keep_serving: Annotated[
-        bool, typer.Option("--keep-serving", help="Keep the metrics up at the end.")
+        bool,
+        typer.Option("--keep-serving", metavar=FLAG, help="Keep the metrics up at the end."),
     ] = False,
     config: Config = None,
     assign: Assign = None,
 ) -> None:
-    """Watch a simulated session from the first particle to the last maps; needs nothing else."""
+    """Watch a simulated session from the first particle to the last maps."""
     from streamer.demo import DemoSet, run_demo
 
     settings = settings_from(
@@ -215,7 +221,8 @@ def demo(
 @app.command()
 def run(
     particles: Annotated[
-        Path, typer.Argument(help="Particles of RELION (.star) or cryoSPARC (.cs).")
+        Path,
+        typer.Argument(metavar="FILE", help="Particles of RELION (.star) or cryoSPARC (.cs)."),
     ],
     out: Out = None,
     classes: Classes = None,
@@ -225,23 +232,49 @@ def run(
     seed: Seed = None,
     device: Device = None,
     preset: Preset = None,
-    data_root: Annotated[
-        Path | None, typer.Option("--data-root", help="Folder that stack paths start from.")
-    ] = None,
+    data_root: DataRoot = None,
     neglect_aberrations: NeglectAberrations = False,
     passes: Annotated[
-        int | None, typer.Option("--passes", help="Replays of all particles at the end.")
+        int | None,
+        typer.Option(
+            "--passes",
+            metavar="N",
+            help=help_with(
+                "Replays of all particles at the end.", "2, up to 8 for under 5,000 particles"
+            ),
+        ),
     ] = None,
     limit: Annotated[
-        int | None, typer.Option("--particles", min=1, help="Use only so many particles.")
+        int | None,
+        typer.Option(
+            "--particles",
+            metavar="N",
+            callback=at_least(1),
+            help=help_with("Use only so many particles.", "all"),
+        ),
     ] = None,
     follow: Annotated[
-        bool, typer.Option("--follow", help="Watch the file grow until --idle-end, or Ctrl-C.")
+        bool,
+        typer.Option(
+            "--follow", metavar=FLAG, help="Watch the file grow until --idle-end, or Ctrl-C."
+        ),
     ] = False,
     idle_end_s: Annotated[
-        float | None, typer.Option("--idle-end", help="Following: end after so many quiet seconds.")
+        float | None,
+        typer.Option(
+            "--idle-end",
+            metavar="SECONDS",
+            help=help_with("Following: end after so long without a new particle.", "never"),
+        ),
     ] = None,
-    metrics_port: MetricsPort = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            metavar="PORT",
+            help=help_with("Serve metrics on this port; 0 takes a free one.", "no metrics"),
+        ),
+    ] = None,
     config: Config = None,
     assign: Assign = None,
 ) -> None:
@@ -297,10 +330,20 @@ def serve(
     preset: Preset = None,
     roots: Annotated[
         list[Path] | None,
-        typer.Option("--root", help="Folder that particle stacks may lie in; repeatable."),
+        typer.Option(
+            "--root",
+            metavar="DIR",
+            help=help_with(
+                "Folder that particle stacks may lie in; repeatable.",
+                "none, only pixels sent inline are used",
+            ),
+        ),
     ] = None,
     skip_gap: Annotated[
-        bool, typer.Option("--skip-gap", help="Go on where retention has removed particles.")
+        bool,
+        typer.Option(
+            "--skip-gap", metavar=FLAG, help="Go on where retention has removed particles."
+        ),
     ] = False,
     metrics_port: MetricsPort = None,
     prefix: Prefix = None,
@@ -343,8 +386,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments
         By default those of the process.
     """
-    for module in ("streamer.cli_bus", "streamer.cli_sources"):
-        importlib.import_module(module)  # registers its commands
+    for module in ("streamer.cli_sources", "streamer.cli_bus"):
+        importlib.import_module(module)  # registers its commands, in the order of the help
     try:
         app(args=None if arguments is None else list(arguments))
     except SystemExit:

@@ -8,7 +8,10 @@ from typing import Annotated
 
 import typer
 
-from streamer.cli import (
+from streamer.cli import app, consoles, settings_from
+from streamer.cli_options import (
+    FLAG,
+    Application,
     Assign,
     Bus,
     Config,
@@ -17,29 +20,28 @@ from streamer.cli import (
     Out,
     Prefix,
     Session,
-    app,
-    consoles,
-    settings_from,
+    help_with,
 )
 
 __all__: list[str] = []
 
-dead_letter_app = typer.Typer(
-    help="See what was refused and why; send it again.", no_args_is_help=True
-)
+dead_letter_app = Application(help="See what was refused and why; send it again.")
 app.add_typer(dead_letter_app, name="dead-letter")
-series_app = typer.Typer(help="All volumes of a session.", no_args_is_help=True)
+series_app = Application(help="All volumes of a session in one file.")
 app.add_typer(series_app, name="series")
 
 
 @series_app.command("pack")
 def series_pack(
-    folder: Annotated[Path, typer.Argument(help="Output folder of a session.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Output folder of a session.")],
     to: Annotated[
-        Path | None, typer.Option("--to", help="The archive; default: series.zip in the folder.")
+        Path | None,
+        typer.Option(
+            "--to", metavar="FILE", help=help_with("The archive.", "series.zip in the folder")
+        ),
     ] = None,
     half_maps: Annotated[
-        bool, typer.Option("--half-maps/--no-half-maps", help="Half-maps too.")
+        bool, typer.Option("--half-maps/--no-half-maps", metavar=FLAG, help="Half-maps too.")
     ] = True,
 ) -> None:
     """Pack every snapshot of a session into one ZIP file, numbered, with a table."""
@@ -58,12 +60,15 @@ def series_pack(
 
 @app.command()
 def subscribe(
-    to: Annotated[Path, typer.Option("--to", help="Folder to write into.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to write into.")],
     source: Annotated[
         Path | None,
         typer.Option(
             "--source",
-            help="The session's output folder, if it is called otherwise on this machine.",
+            metavar="DIR",
+            help=help_with(
+                "The session's output folder as this machine sees it.", "as the session calls it"
+            ),
         ),
     ] = None,
     bus: Bus = None,
@@ -72,7 +77,7 @@ def subscribe(
     config: Config = None,
     assign: Assign = None,
 ) -> None:
-    """Write a session's maps and poses into a folder, as they come; ends with the session."""
+    """Write a session's maps and poses into a folder as they come, until it ends."""
     from schemas.topics import Topics
     from streamer import subscribe as subscriber
     from streamer.parts import StopRequest
@@ -102,9 +107,14 @@ def subscribe(
 
 @app.command()
 def control(
-    action: Annotated[str, typer.Argument(help="pause, resume, snapshot, end or status.")],
-    wait_s: Annotated[float, typer.Option("--wait", help="Seconds to wait for the reply.")] = 30.0,
-    note: Annotated[str, typer.Option("--note", help="Why, for the log.")] = "",
+    action: Annotated[
+        str,
+        typer.Argument(metavar="ACTION", help="pause, resume, snapshot, end or status."),
+    ],
+    wait_s: Annotated[
+        float, typer.Option("--wait", metavar="SECONDS", help="How long to wait for the reply.")
+    ] = 30.0,
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Why, for the log.")] = "",
     bus: Bus = None,
     session: Session = None,
     prefix: Prefix = None,
@@ -185,9 +195,10 @@ def list_letters(
 
 @dead_letter_app.command("show")
 def show_letter(
-    number: Annotated[int, typer.Argument(help="Number from the list.")],
+    number: Annotated[int, typer.Argument(metavar="N", help="Number from the list.")],
     save: Annotated[
-        Path | None, typer.Option("--save", help="Write the refused bytes to this file.")
+        Path | None,
+        typer.Option("--save", metavar="FILE", help="Write the refused bytes to this file."),
     ] = None,
     bus: Bus = None,
     session: Session = None,
@@ -218,7 +229,7 @@ def show_letter(
 
 @dead_letter_app.command("replay")
 def replay_letters(
-    numbers: Annotated[list[int], typer.Argument(help="Numbers from the list.")],
+    numbers: Annotated[list[int], typer.Argument(metavar="N", help="Numbers from the list.")],
     bus: Bus = None,
     session: Session = None,
     prefix: Prefix = None,

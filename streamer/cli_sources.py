@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
-from streamer.cli import (
+from streamer.cli import app, consoles, settings_from
+from streamer.cli_options import (
+    FLAG,
     Assign,
     Bus,
     Config,
+    DataRoot,
     NeglectAberrations,
     Prefix,
     Session,
-    app,
-    consoles,
-    settings_from,
+    at_least,
+    help_with,
 )
 
 __all__: list[str] = []
@@ -25,36 +27,62 @@ __all__: list[str] = []
 def _microscope(
     particles: Annotated[
         Path | None,
-        typer.Argument(help="Play these particles (.star or .cs) instead of simulated ones."),
+        typer.Argument(
+            metavar="FILE", help="Play these particles (.star or .cs) instead of simulated ones."
+        ),
     ] = None,
     count: Annotated[
         int | None,
-        typer.Option("--particles", min=1, help="How many; default: all of a file, or 3000."),
+        typer.Option(
+            "--particles",
+            metavar="N",
+            callback=at_least(1),
+            help=help_with("How many to send.", "all of a file, or 3000"),
+        ),
     ] = None,
-    box: Annotated[int, typer.Option("--box", min=16, help="Box of simulated particles.")] = 64,
-    pixel_size: Annotated[float, typer.Option("--pixel-size", help="Their pixel size, Å.")] = 5.0,
-    snr: Annotated[float, typer.Option("--snr", help="Their signal-to-noise ratio.")] = 0.1,
+    box: Annotated[
+        int,
+        typer.Option(
+            "--box",
+            metavar="PIXELS",
+            callback=at_least(16),
+            help="Box of simulated particles, at least 16.",
+        ),
+    ] = 64,
+    pixel_size: Annotated[
+        float, typer.Option("--pixel-size", metavar="ANGSTROM", help="Their pixel size, in Å.")
+    ] = 5.0,
+    snr: Annotated[
+        float, typer.Option("--snr", metavar="RATIO", help="Their signal-to-noise ratio.")
+    ] = 0.1,
     rate: Annotated[
-        float | None, typer.Option("--rate", help="Particles per second; default: no limit.")
+        float | None,
+        typer.Option(
+            "--rate", metavar="N", help=help_with("Particles per second.", "as fast as it goes")
+        ),
     ] = None,
     end: Annotated[
-        bool, typer.Option("--end/--no-end", help="Ask the session to end after the last.")
+        bool,
+        typer.Option("--end/--no-end", metavar=FLAG, help="Ask the session to end after the last."),
     ] = False,
     reference: Annotated[
-        bool, typer.Option("--reference", help="Send paths instead of pixels (files only).")
+        bool,
+        typer.Option(
+            "--reference", metavar=FLAG, help="Send paths instead of pixels (files only)."
+        ),
     ] = False,
-    data_root: Annotated[
-        Path | None, typer.Option("--data-root", help="Folder that stack paths start from.")
-    ] = None,
+    data_root: DataRoot = None,
     neglect_aberrations: NeglectAberrations = False,
-    seed: Annotated[int, typer.Option("--seed")] = 7,
+    seed: Annotated[
+        int, typer.Option("--seed", metavar="N", help="Seed of the simulated particles.")
+    ] = 7,
     bus: Bus = None,
     session: Session = None,
     prefix: Prefix = None,
     config: Config = None,
     assign: Assign = None,
 ) -> None:
-    """Be a microscope: send simulated particles, or those of a file, micrograph by micrograph."""
+    """Send simulated particles, or those of a file, as a microscope would."""
     from collections.abc import Iterable
 
     from schemas.topics import Topics
@@ -128,21 +156,38 @@ app.command("simulate", hidden=True)(_microscope)
 
 @app.command()
 def attach(
-    program: Annotated[str, typer.Argument(help="Who writes the file: relion or cryosparc.")],
-    particles: Annotated[Path, typer.Argument(help="Its particles file (.star or .cs).")],
-    data_root: Annotated[
-        Path | None, typer.Option("--data-root", help="Folder that stack paths start from.")
-    ] = None,
+    program: Annotated[
+        str,
+        typer.Argument(metavar="PROGRAM", help="Who writes the file: relion or cryosparc."),
+    ],
+    particles: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Its particles file (.star or .cs).")
+    ],
+    data_root: DataRoot = None,
     neglect_aberrations: NeglectAberrations = False,
     root: Annotated[
         Path | None,
-        typer.Option("--root", help="Send paths relative to this root of the service."),
+        typer.Option(
+            "--root",
+            metavar="DIR",
+            help=help_with("Send paths relative to this root of the service.", "whole paths"),
+        ),
     ] = None,
-    inline: Annotated[bool, typer.Option("--inline", help="Send pixels, not paths.")] = False,
-    every_s: Annotated[float, typer.Option("--every", help="Seconds between looks.")] = 5.0,
+    inline: Annotated[
+        bool, typer.Option("--inline", metavar=FLAG, help="Send pixels, not paths.")
+    ] = False,
+    every_s: Annotated[
+        float, typer.Option("--every", metavar="SECONDS", help="Time between two looks.")
+    ] = 5.0,
     idle_end_s: Annotated[
         float | None,
-        typer.Option("--idle-end", help="End after so many quiet seconds."),
+        typer.Option(
+            "--idle-end",
+            metavar="SECONDS",
+            help=help_with(
+                "End, and ask the session to end, after so long without a new particle.", "never"
+            ),
+        ),
     ] = None,
     bus: Bus = None,
     session: Session = None,

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import mrcfile
 import numpy as np
 import pytest
+import typer
 
 import streamer.host
 import streamer.run
@@ -19,6 +21,9 @@ from reconstruct.io.star import read_star
 from reconstruct.simulate import SimulationSettings, Species, simulate
 from reconstruct.structures import demo_particle
 from reconstruct.types import EngineSettings, Geometry
+from streamer import cli
+from streamer.config import Settings
+from streamer.demo import DemoSet
 from streamer.engines import check_geometry
 from streamer.transports import open_transport
 from tests.integration.processes import inside, run
@@ -216,6 +221,66 @@ def test_help_is_quick_and_names_every_command() -> None:
     assert done.returncode == 0, done.stderr
     for name in ("demo", "run", "serve", "subscribe", "microscope", "control", "dead-letter"):
         assert name in done.stdout
+
+
+def every_command() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+
+    def walk(command: Any, name: str) -> None:
+        if not command.hidden:
+            found[name] = command
+        for more, inner in getattr(command, "commands", {}).items():
+            walk(inner, f"{name} {more}".strip())
+
+    walk(typer.main.get_command(cli.app), "")
+    return found
+
+
+def test_help_speaks_of_files_and_numbers_not_of_types(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    for name in every_command():
+        done = inside(*name.split(), "--help")
+        assert done.returncode == 0
+        wrong = re.findall(r"<[^>]*>|x>=\S*|TEXT\b(?! +Why)|INTEGER|FLOAT|BOOLEAN", done.stdout)
+        assert wrong == [], f"{name}: {done.stdout}"
+
+
+def test_the_defaults_that_help_tells_are_those_of_the_settings() -> None:
+    settings = Settings()
+    engine = settings.engine
+    expected = {
+        "--bus": settings.bus,
+        "--session": settings.session,
+        "--prefix": settings.topics_prefix,
+        "--classes": engine.n_classes,
+        "--symmetry": engine.symmetry,
+        "--max-resolution": f"{engine.max_resolution_angstrom:g}",
+        "--pose-search": engine.pose_search,
+        "--device": settings.device,
+    }
+    told = 0
+    for name, command in every_command().items():
+        more = {"--seed": engine.seed} if name != "microscope" else {}
+        more |= {"--out": settings.out} if name != "demo" else {"--particles": DemoSet().particles}
+        more |= {"--metrics-port": settings.metrics.port} if name in ("serve", "doctor") else {}
+        for parameter in command.params:
+            for flag in {*parameter.opts} & {*expected, *more}:
+                (default,) = re.findall(r"\[default: (.*?)\]", parameter.help)
+                assert default == str({**expected, **more}[flag]), f"{name} {flag}"
+                told += 1
+    assert told > 40
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "least"),
+    [(("demo",), "--particles", 200), (("microscope",), "--box", 16)],
+)
+def test_a_number_that_is_too_small_is_told_the_least(
+    command: tuple[str, ...], flag: str, least: int
+) -> None:
+    done = inside(*command, f"{flag}={least - 1}")
+    assert done.returncode == 2
+    assert f"{least - 1} is not at least {least}" in done.stderr
 
 
 def test_a_real_session_of_files_gives_every_particle(

@@ -82,8 +82,7 @@ def test_the_first_start_of_a_script_says_what_it_waits_for(tmp_path: Path) -> N
     tools.mkdir()
     # A python3 that is new enough, makes an environment of itself, and installs nothing.
     (tools / "python3").write_text(
-        "#!/bin/sh\n"
-        'if [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi\n'
+        '#!/bin/sh\nif [ "$2" = venv ]; then mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; fi\n'
     )
     (tools / "python3").chmod(0o755)
 
