@@ -18,7 +18,7 @@ from reconstruct.types import Geometry
 from schemas.topics import Topics
 from streamer.config import MetricsSettings, Settings
 from streamer.engines import check_engine_settings, check_geometry, open_device
-from streamer.host import host_session
+from streamer.host import LINES_EVERY_S, host_session
 from streamer.parts import StopRequest
 from streamer.results import Usage
 from streamer.run import begin_anew
@@ -101,6 +101,7 @@ def run_demo(
             stop=stop,
             beside=begin,
             linger=linger,
+            lines_every_s=LINES_EVERY_S,
         )
         stop.requested = True
         microscope.join(_JOIN_S)

@@ -24,7 +24,10 @@ from streamer.signals import stop_on_signals
 from streamer.state import EngineFactory
 from streamer.transports.base import Transport
 
-__all__ = ["engine_factory", "host_session", "metrics_server"]
+__all__ = ["LINES_EVERY_S", "engine_factory", "host_session", "metrics_server"]
+
+
+LINES_EVERY_S = 5.0  # where a person waits for the end
 
 
 def engine_factory(backend: Backend) -> EngineFactory:
@@ -70,6 +73,7 @@ def host_session(
     stop: StopRequest | None = None,
     beside: Callable[[], None] = lambda: None,
     linger: Callable[[Finished], None] = lambda _: None,
+    lines_every_s: float = 0.0,
 ) -> Finished:
     """Run a session with all that belongs to it; write its results when it has ended.
 
@@ -85,6 +89,8 @@ def host_session(
         Called when everything is up, just before the session begins.
     linger
         Called after the results are written, while metrics are still served.
+    lines_every_s
+        Without a terminal: least time between two lines of steps in which nothing happened.
 
     Raises
     ------
@@ -100,7 +106,7 @@ def host_session(
         stack.enter_context(stop_on_signals(stop, budget_s=settings.limits.stop_budget_s))
         observers = stack.enter_context(metrics_server(settings, console))
         factory = factory or engine_factory(backend)
-        progress = progress_for(console)
+        progress = progress_for(console, every_s=lines_every_s)
         stack.callback(progress.close)
         beside()
         finished = run_session(

@@ -130,7 +130,9 @@ class Metrics:
         self._presented = gauge("particles_presented", "Presentations, replays included.")
 
         self._radius = gauge("radius_shells", "Resolution radius in Fourier shells.", "class")
-        self._occupancy = gauge("class_occupancy_ratio", "Share of the posterior mass.", "class")
+        self._occupancy = gauge(
+            "class_occupancy_ratio", "Part in explaining the latest particles.", "class"
+        )
         self._resolution = gauge(
             "class_resolution_angstroms",
             "Resolution; absent until known.",

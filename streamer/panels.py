@@ -1,7 +1,8 @@
 """The panels beside the maps: FSC curves, class sizes and the map of views.
 
-Convention owned here: an FSC axis is linear in 1/Å and labelled in Å; views are a Mollweide map
-with rot across, tilt down, and darker where views are denser per solid angle.
+Convention owned here: an FSC axis is linear in 1/Å and labelled in Å; a curve ends where particles
+have entered no further, and a claimed resolution is a dot on it. Views are a Mollweide map with rot
+across, tilt down, and darker where views are denser per solid angle.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from reconstruct.types import ClassSnapshot, FloatArray, Snapshot
 from streamer.drawing import MUTED, Page, class_colour, resolution_ticks, style_axes
 from streamer.views import fourier_coverage, orientation_coverage, view_density
 
-__all__ = ["draw_fsc", "draw_sizes", "draw_views", "is_limited", "unassigned"]
+__all__ = ["draw_fsc", "draw_sizes", "draw_views", "fsc_curve", "is_limited", "unassigned"]
 
 _VIEW_COLOURS = LinearSegmentedColormap.from_list(
     "views", ["#f4f7fa", "#a9cbe6", "#4f93c9", "#1f5a9b", "#0d2d5e", "#06152f"]
@@ -28,7 +29,7 @@ _VIEW_TOP = 4.0  # times an even spread; denser than that extends the scale
 def draw_fsc(
     page: Page, left: float, top: float, width: float, height: float, snapshot: Snapshot
 ) -> None:
-    """Half-map FSC of every class, with a dot where a resolution is claimed."""
+    """Half-map FSC of every class that has one, with a dot where a resolution is claimed."""
     page.heading(left, top - 9, "Half-map FSC")
     axes = page.axes(left, top + 6, width, height - 6)
     last = max(_last_shell(item.fsc) for item in snapshot.classes)
@@ -46,25 +47,28 @@ def draw_fsc(
             color=MUTED,
         )
     for index, item in enumerate(snapshot.classes):
-        shells = np.arange(min(len(item.fsc), _last_shell(item.fsc) + 2))
+        shells, fsc = fsc_curve(item.fsc)
+        if len(shells) < 2:  # a class at rest
+            continue
         colour = class_colour(index)
-        axes.plot(shells / edge_angstrom, item.fsc[: len(shells)], color=colour, linewidth=1.8)
+        axes.plot(shells / edge_angstrom, fsc, color=colour, linewidth=1.8)
         if item.resolution_angstrom is not None:
+            # It was measured when the class last learned, perhaps a shell before the curve was.
+            shell = min(edge_angstrom / item.resolution_angstrom, float(shells[-1]))
             axes.plot(
-                1 / item.resolution_angstrom,
-                max(RESOLUTION_FSC, float(item.fsc[_last_shell(item.fsc)])),
+                shell / edge_angstrom,
+                float(np.interp(shell, shells, fsc)),
                 "o",
                 color=colour,
                 ms=6,
                 mec="white",
                 clip_on=False,
             )
-    axes.set_xlim(0, (last + 1) / edge_angstrom)
+    highest = (last + 0.5) / edge_angstrom
+    axes.set_xlim(0, highest)
     axes.set_ylim(-0.08, 1.04)
     axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
-    places, labels = resolution_ticks(
-        0, (last + 1) / edge_angstrom, count=max(4, round(width / 52))
-    )
+    places, labels = resolution_ticks(0, highest, count=max(4, round(width / 52)))
     axes.set_xticks(places, labels)
     axes.set_xlabel("Resolution / Å  (axis linear in 1/Å)", fontsize=9, color=MUTED)
     style_axes(axes, grid="both")
@@ -136,6 +140,13 @@ def draw_views(page: Page, left: float, top: float, width: float, item: ClassSna
     page.text(left + width / 2, top + height + 15, words, size=9, colour=MUTED, across="center")
 
 
+def fsc_curve(fsc: FloatArray) -> tuple[npt.NDArray[np.int64], FloatArray]:
+    """Give the shells that particles have entered, and the curve there."""
+    filled = np.flatnonzero(fsc)  # shells that none has entered are exact zeros
+    shells = np.arange(int(filled[-1]) + 1 if len(filled) else 0)
+    return shells, fsc[: len(shells)]
+
+
 def unassigned(snapshot: Snapshot) -> int:
     """Particles seen that are in no class."""
     return max(0, snapshot.particles_seen - sum(item.particles for item in snapshot.classes))
@@ -147,9 +158,8 @@ def is_limited(item: ClassSnapshot) -> bool:
 
 
 def _last_shell(fsc: FloatArray) -> int:
-    """Last shell that holds anything: shells never reconstructed are exact zeros."""
-    filled = np.flatnonzero(fsc)
-    return max(1, int(filled[-1])) if len(filled) else max(1, len(fsc) - 1)
+    """Last shell of the curve; 1 where there is none."""
+    return max(1, len(fsc_curve(fsc)[0]) - 1)
 
 
 def _mollweide_angle(latitude_rad: float) -> float:

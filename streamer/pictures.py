@@ -147,6 +147,8 @@ def _draw_footer(page: Page, snapshot: Snapshot) -> None:
         "1st and 99.7th percentile.  Resolution: half-map FSC = 0.143, given once it can be "
         "trusted.  Coverage: 100 % is an even spread.  The hand is not determined."
     )
+    if len(snapshot.classes) > 1:
+        words += "  Occupancy: a class's part in explaining the latest particles."
     page.text(_MARGIN, page.height - 18, words, size=8.5, colour=MUTED)
 
 
@@ -226,7 +228,7 @@ def _draw_label(page: Page, row: float, layout: _Layout, index: int, item: Class
     words = resolution_words(resolution)
     page.text(left, centre + 4, words, size=13, colour=MUTED if resolution is None else INK)
     page.text(left, centre + 26, f"{item.particles:,} particles", size=9, colour=MUTED)
-    page.text(left, centre + 43, f"{100 * item.occupancy:.0f} % of signal", size=9, colour=MUTED)
+    page.text(left, centre + 43, f"occupancy {100 * item.occupancy:.0f} %", size=9, colour=MUTED)
 
 
 def _draw_tiles(page: Page, left: float, top: float, tile: int, planes: FloatArray) -> None:

@@ -1,7 +1,8 @@
 """How a session goes, for the person at the terminal: one live panel, or plain lines.
 
-On a terminal the panel is redrawn in place; otherwise each step is one line of ``name=value``
-fields, so that a log file can be searched and cut.
+On a terminal the panel is redrawn in place; otherwise steps are lines of ``name=value`` fields, so
+that a log file can be searched and cut: every step of a service, and of a run that a person waits
+for the first of each phase, those with events, and one every few seconds.
 """
 
 from __future__ import annotations
@@ -27,9 +28,17 @@ __all__ = ["LiveProgress", "PlainProgress", "progress_for"]
 _SHOWN_EVENTS = 5
 
 
-def progress_for(console: Console) -> Observer:
-    """Give the observer that suits where the output goes."""
-    return LiveProgress(console) if console.is_terminal else PlainProgress(console)
+def progress_for(console: Console, *, every_s: float = 0.0) -> Observer:
+    """Give the observer that suits where the output goes.
+
+    Parameters
+    ----------
+    every_s
+        Least time between two lines of steps in which nothing happened; 0 gives a line to each.
+    """
+    if console.is_terminal:
+        return LiveProgress(console)
+    return PlainProgress(console, every_s=every_s)
 
 
 def resolution_words(values: Sequence[float | None]) -> str:
@@ -38,12 +47,21 @@ def resolution_words(values: Sequence[float | None]) -> str:
 
 
 class PlainProgress(Observer):
-    """One line per step, and one per thing worth telling."""
+    """Lines for steps, and one per thing worth telling."""
 
-    def __init__(self, console: Console, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        every_s: float = 0.0,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._console = console
+        self._every_s = every_s
         self._clock_s = clock_s
         self._start_s = clock_s()
+        self._told_s = float("-inf")
+        self._phase = ""
         self._lag = 0
 
     def _say(self, event: str, **fields: object) -> None:
@@ -74,8 +92,13 @@ class PlainProgress(Observer):
             )
 
     def stepped(self, report: StepReport, state: SessionState) -> None:
-        """Say what a step did."""
-        rate = report.particles_presented / max(self._clock_s() - self._start_s, 1e-9)
+        """Say what a step did, if it is time to or something happened."""
+        now_s = self._clock_s()
+        quiet = report.phase == self._phase and not report.events
+        if quiet and now_s - self._told_s < self._every_s:
+            return
+        self._told_s, self._phase = now_s, report.phase
+        rate = report.particles_presented / max(now_s - self._start_s, 1e-9)
         self._say(
             "step",
             step=report.step,
@@ -84,7 +107,7 @@ class PlainProgress(Observer):
             presented=report.particles_presented,
             per_second=f"{rate:.0f}",
             resolution_angstrom=resolution_words(report.resolution_angstrom),
-            shares="/".join(f"{value:.2f}" for value in report.occupancy),
+            occupancy="/".join(f"{value:.2f}" for value in report.occupancy),
             lag_records=self._lag,
         )
         for event in report.events:
@@ -94,7 +117,13 @@ class PlainProgress(Observer):
         self, name: str, snapshot: Snapshot, state: SessionState, delays_s: Sequence[float]
     ) -> None:
         """Say that maps are out."""
-        self._say("snapshot", id=name, particles=snapshot.particles_seen)
+        resolutions = [item.resolution_angstrom for item in snapshot.classes]
+        self._say(
+            "snapshot",
+            id=name,
+            particles=snapshot.particles_seen,
+            resolution_angstrom=resolution_words(resolutions),
+        )
 
     def found(self, event: EngineEvent) -> None:
         """Say what was found out."""
@@ -200,7 +229,8 @@ class LiveProgress(Observer):
             for index, value in enumerate(report.resolution_angstrom):
                 known = "not measurable yet" if value is None else f"{value:.1f} Å"
                 table.add_row(
-                    f"class {index + 1}", f"{report.occupancy[index]:.0%} of particles, {known}"
+                    f"class {index + 1}",
+                    f"{known}, occupancy {100 * report.occupancy[index]:.0f} %",
                 )
         else:
             table.add_row("particles", "waiting for the first ones")

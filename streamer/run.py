@@ -31,7 +31,7 @@ from streamer.engines import (
     open_device,
 )
 from streamer.errors import ConfigurationError
-from streamer.host import host_session
+from streamer.host import LINES_EVERY_S, host_session
 from streamer.microscope import play
 from streamer.microscope_sources import Batch
 from streamer.outbox import producer_name
@@ -172,6 +172,7 @@ def run_file(
             results_if_stopped=True,
             stop=stop,
             beside=begin,
+            lines_every_s=LINES_EVERY_S,
         )
         feeder.finish()
     if finished.outcome == "ended" and finished.state.step == 0:

@@ -1,4 +1,4 @@
-"""The picture of a whole session: resolution, evidence and class shares against particles.
+"""The picture of a whole session: resolution, evidence and class occupancy against particles.
 
 Convention owned here: the horizontal axis counts presentations, which equal the particles until
 replay begins; better is always up, so resolution is drawn linear in 1/Å and labelled in Å.
@@ -73,7 +73,11 @@ def timeline_png(reports: Sequence[StepReport], *, title: str = "") -> bytes:
         page.axes(_LEFT, _FIRST_PANEL + row * _PANEL_STEP, _WIDTH - _LEFT - _RIGHT, _PANEL_HEIGHT)
         for row in range(n_panels)
     ]
-    headings = ("Resolution / Å, half-map FSC 0.143", "Evidence per particle / nat", "Class shares")
+    headings = (
+        "Resolution / Å, half-map FSC 0.143",
+        "Evidence per particle / nat",
+        "Class occupancy",
+    )
     for row, axes in enumerate(panels):
         above = 30 if row == 0 else 10  # the first panel has the names of events in between
         page.heading(_LEFT, _FIRST_PANEL + row * _PANEL_STEP - above, headings[row])
@@ -82,7 +86,7 @@ def timeline_png(reports: Sequence[StepReport], *, title: str = "") -> bytes:
     _draw_resolution(panels[0], shown, presented, n_classes)
     _draw_evidence(panels[1], shown, presented)
     if n_panels == 3:
-        _draw_shares(panels[2], shown, presented, n_classes)
+        _draw_occupancy(panels[2], shown, presented, n_classes)
     for row, axes in enumerate(panels):
         _finish(axes, shown, named=row == 0)
     _mark_events(panels[0], reports)
@@ -148,6 +152,8 @@ def _draw_resolution(
         highest, lowest = max(highest, float(known.max())), min(lowest, float(known.min()))
         colour = class_colour(index)
         axes.plot(presented, places, color=colour, linewidth=2)
+        alone = _alone(places)  # a line of one point is not seen
+        axes.plot(presented[alone], places[alone], "o", color=colour, ms=5, clip_on=False)
         if math.isfinite(places[-1]):
             words = resolution_words(shown[-1].resolution_angstrom[index])
             name = words if n_classes == 1 else f"{index + 1}: {words}"
@@ -168,6 +174,12 @@ def _inverse(report: StepReport, index: int) -> float:
     return math.nan if value is None else 1.0 / value
 
 
+def _alone(places: np.ndarray) -> np.ndarray:
+    """Indices of the known places with an unknown one, or none, on either side."""
+    known = np.concatenate([[False], np.isfinite(places), [False]])
+    return np.flatnonzero(known[1:-1] & ~known[:-2] & ~known[2:])
+
+
 def _draw_evidence(axes: Axes, shown: Sequence[StepReport], presented: np.ndarray) -> None:
     evidence = np.array([report.evidence_per_particle for report in shown])
     axes.plot(presented, evidence, color="#b9c3cc", linewidth=0.9)
@@ -182,21 +194,25 @@ def _draw_evidence(axes: Axes, shown: Sequence[StepReport], presented: np.ndarra
     _name_ends(axes, [(float(trend[-1]), f"{trend[-1]:.3g} nat", INK)])
 
 
-def _draw_shares(
+def _draw_occupancy(
     axes: Axes, shown: Sequence[StepReport], presented: np.ndarray, n_classes: int
 ) -> None:
-    shares = np.zeros((n_classes, len(shown)))
+    occupancy = np.zeros((n_classes, len(shown)))
     for column, report in enumerate(shown):
-        shares[: len(report.occupancy), column] = report.occupancy
+        occupancy[: len(report.occupancy), column] = report.occupancy
     colours = [class_colour(index) for index in range(n_classes)]
-    axes.stackplot(presented, shares, colors=colours, alpha=0.85, linewidth=0)
+    axes.stackplot(presented, occupancy, colors=colours, alpha=0.85, linewidth=0)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
-    middles = np.cumsum(shares[:, -1]) - shares[:, -1] / 2
+    middles = np.cumsum(occupancy[:, -1]) - occupancy[:, -1] / 2
     _name_ends(
         axes,
         [
-            (float(middles[index]), f"{index + 1}: {100 * shares[index, -1]:.0f} %", colours[index])
+            (
+                float(middles[index]),
+                f"{index + 1}: {100 * occupancy[index, -1]:.0f} %",
+                colours[index],
+            )
             for index in range(n_classes)
         ],
     )

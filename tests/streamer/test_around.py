@@ -4,22 +4,39 @@ from __future__ import annotations
 
 import io
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from reconstruct.types import EngineEvent, StepReport
 from schemas.control import ControlReply
 from streamer.control import ask
 from streamer.crashes import CrashNotes
 from streamer.errors import ConfigurationError, TwinError
 from streamer.lease import Lease
 from streamer.progress import LiveProgress, PlainProgress, progress_for
+from streamer.state import SessionState
 from streamer.transports.base import TopicPartition
 from tests.streamer.bench import Bench
 
 _numbers = itertools.count()
 WHERE = TopicPartition("t", 0)
+STEP = StepReport(
+    step=1,
+    phase="initial",
+    new_particles=100,
+    replayed_particles=0,
+    particles_seen=100,
+    particles_presented=100,
+    temperature=1.0,
+    radius_shells=(5, 5),
+    resolution_angstrom=(None, None),
+    occupancy=(0.75, 0.25),
+    evidence_per_particle=1.0,
+    stage_seconds={},
+)
 
 
 def test_the_newer_lease_waits_for_the_older_to_leave(tmp_path: Path) -> None:
@@ -77,6 +94,36 @@ def test_asking_a_session_that_is_not_there_gives_up(tmp_path: Path) -> None:
     replies = [r for r in bench.read(bench.topics.control_replies) if isinstance(r, ControlReply)]
     assert [reply.action for reply in replies] == ["status", "end"]
     bench.close()
+
+
+def test_lines_of_steps_are_as_far_apart_as_asked_unless_something_happens() -> None:
+    log = io.StringIO()
+    now_s = 0.0
+    console = Console(file=log, width=200)
+    progress = PlainProgress(console, every_s=5.0, clock_s=lambda: now_s)
+    happened = EngineEvent("race", "words")
+    for number, (at_s, phase, events) in enumerate(
+        [
+            (0.5, "initial", ()),  # the first
+            (1.0, "initial", ()),
+            (5.4, "initial", ()),
+            (5.6, "initial", ()),  # five seconds later
+            (6.0, "initial", (happened,)),
+            (6.1, "final", ()),
+            (6.2, "final", ()),
+            (11.2, "final", ()),
+        ],
+        start=1,
+    ):
+        now_s = at_s
+        report = replace(STEP, step=number, phase=phase, events=events)  # type: ignore[arg-type]
+        progress.stepped(report, SessionState())
+    lines = log.getvalue().splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("step ")] == [
+        f"step={number}" for number in (1, 4, 5, 6, 8)
+    ]
+    assert lines[3] == "event kind=race message=words"
+    assert "occupancy=0.75/0.25" in lines[0]
 
 
 def test_a_log_file_gets_plain_lines_and_a_terminal_a_panel(tmp_path: Path) -> None:

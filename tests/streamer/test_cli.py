@@ -91,11 +91,20 @@ def test_run_begins_anew_and_gives_the_same_bits(star: Path, tmp_path: Path, sum
     assert not any(path.exists() for path in left_over)
 
 
-def test_plain_lines_are_one_per_step(star: Path, tmp_path: Path, sums: None) -> None:
-    done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--passes=0",
-                  "--set=engine.minibatch_initial=100")  # fmt: skip
+def test_plain_lines_of_a_service_are_one_per_step(star: Path, tmp_path: Path, sums: None) -> None:
+    bus = f"--bus=sqlite:///{tmp_path}/bus.db"
+    assert inside("microscope", str(star), bus, "--end").returncode == 0
+    done = inside("serve", bus, f"--out={tmp_path / 'o'}", "--metrics-port=0",
+                  "--set=engine.minibatch_initial=100", "--set=engine.replay_passes=0")  # fmt: skip
     steps = re.findall(r"^step step=(\d+) phase=\w+ particles=\d+", done.stdout, re.MULTILINE)
     assert steps == ["1", "2", "3"]
+
+
+def test_plain_lines_of_a_run_are_few(star: Path, tmp_path: Path, sums: None) -> None:
+    done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--set=engine.minibatch_initial=10")
+    assert done.stdout.count("\nsnapshot id=") == 1
+    assert done.stdout.startswith("step step=1 phase=initial particles=10 ")
+    assert done.stdout.count("step step=") < 5  # of 28, in far less than five seconds each
 
 
 def test_a_missing_file_is_one_line_and_leaves_no_folder(tmp_path: Path) -> None:

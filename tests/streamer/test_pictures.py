@@ -6,6 +6,7 @@ import io
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib as mpl
@@ -15,7 +16,8 @@ import pytest
 from PIL import Image
 
 from reconstruct.types import ClassSnapshot, EngineEvent, Geometry, Snapshot, StepReport
-from streamer.drawing import resolution_ticks, resolution_words
+from streamer.drawing import Page, resolution_ticks, resolution_words
+from streamer.panels import draw_fsc
 from streamer.pictures import snapshot_png
 from streamer.preview import (
     central_slices,
@@ -201,6 +203,40 @@ def test_hostile_snapshots_are_still_drawn() -> None:
     assert pixels(snapshot_png(a_snapshot(1), title="$x_{1 & <b> \\frac")).size
 
 
+def drawn_fsc(snapshot: Snapshot) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Curves and dots of the FSC panel, as points (n, 2) of shell and FSC."""
+    page = Page(400, 300)
+    draw_fsc(page, 50, 30, 300, 200, snapshot)
+    points = [
+        np.column_stack([line.get_xdata() * snapshot.geometry.box_angstrom, line.get_ydata()])
+        for line in page.figure.axes[-1].get_lines()
+        if line.get_xdata()[-1] != 1  # the levels cross the whole panel
+    ]
+    return [line for line in points if len(line) > 1], [line for line in points if len(line) == 1]
+
+
+def test_an_fsc_curve_ends_where_particles_entered_no_further_and_its_dot_lies_on_it() -> None:
+    fsc = np.zeros(17)
+    fsc[:9] = 1.0 - 0.05 * np.arange(9)
+    crossing = np.zeros(17)
+    crossing[:13] = np.clip(1.0 - 0.15 * np.arange(13), 0.05, 1)
+    at_rest = np.eye(1, 17)[0]
+    edge = 4.0 * BOX
+    items = [
+        replace(a_class(blob(z=0, y=0, x=0)), fsc=curve, resolution_angstrom=resolution)
+        for curve, resolution in (
+            (fsc, edge / 7.6), (fsc, edge / 8.9), (crossing, edge / 5.71), (at_rest, None),
+        )
+    ]  # fmt: skip
+    curves, dots = drawn_fsc(replace(a_snapshot(1), classes=tuple(items)))
+    assert [len(curve) for curve in curves] == [9, 9, 13]
+    assert np.concatenate(curves)[:, 1].min() > 0
+    assert [float(dot[0, 0]) for dot in dots] == pytest.approx([7.6, 8.0, 5.71])
+    for curve, dot in zip(curves, dots, strict=True):
+        assert dot[0, 1] == pytest.approx(np.interp(dot[0, 0], *curve.T))
+    assert dots[2][0, 1] == pytest.approx(0.1435)
+
+
 def test_threads_may_draw_at_once_and_nothing_global_changes() -> None:
     def settings() -> dict[str, object]:
         # Asking for the backend would make Matplotlib choose one and import pyplot.
@@ -235,6 +271,19 @@ def test_the_timeline_of_one_class_has_no_panel_of_shares() -> None:
     one = pixels(timeline_png(reports(30, n_classes=1)))
     two = pixels(timeline_png(reports(30, n_classes=2)))
     assert len(one) < len(two)
+
+
+def test_a_resolution_known_at_one_step_only_is_seen() -> None:
+    session = reports(2, n_classes=1)
+    panel = np.s_[170:390, 1400:1456]  # the end of the panel, before the name of the curve
+    blue = np.array([0x2F, 0x6D, 0xB5])
+
+    def seen(last: float | None) -> bool:
+        known = replace(session[-1], resolution_angstrom=(last,))
+        return bool((pixels(timeline_png([session[0], known]))[panel] == blue).all(axis=-1).any())
+
+    assert seen(20.0)
+    assert not seen(None)
 
 
 def test_a_class_born_late_is_drawn_from_then_on() -> None:
