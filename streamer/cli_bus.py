@@ -17,7 +17,6 @@ from streamer.cli_options import (
     Config,
     Device,
     MetricsPort,
-    Out,
     Prefix,
     Session,
     help_with,
@@ -264,7 +263,14 @@ def replay_letters(
 @app.command()
 def doctor(
     bus: Bus = None,
-    out: Out = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help=help_with("Folder of a session, to be looked at too.", "none"),
+        ),
+    ] = None,
     session: Session = None,
     device: Device = None,
     metrics_port: MetricsPort = None,

@@ -19,7 +19,7 @@ from reconstruct.backend import describe_devices
 from schemas.topics import Topics
 from streamer.checkpoint import CheckpointStore
 from streamer.config import Settings
-from streamer.engines import check_engine_settings, open_device
+from streamer.engines import check_engine_settings, for_this_installation, open_device
 from streamer.errors import ServiceError
 from streamer.service import open_bus, writable_folder
 from streamer.transports import sqlite_path
@@ -45,9 +45,13 @@ class Finding:
 def examine(settings: Settings) -> Iterator[Finding]:
     """Give the findings, one by one."""
     yield from _bus(settings)
-    yield from _folders(settings)
+    if settings.model_fields_set & {"out", "state"}:
+        yield from _folders(settings)
+        yield _state(settings)
+    else:  # a folder that happens to have the default's name may be of another session
+        words = f"no folder named, serve would take {settings.out}; give --out to have it checked"
+        yield Finding("output", "good", words)
     yield from _roots(settings)
-    yield _state(settings)
     yield from _machine()
     yield from _engine(settings)
 
@@ -133,6 +137,12 @@ def _state(settings: Settings) -> Finding:
         return Finding("checkpoint", "bad", str(error))
     assert checkpoint is not None
     meta = checkpoint.meta
+    if meta["session"] != settings.session:
+        words = (
+            f"{folder} holds session {meta['session']}, not {settings.session}: give --session "
+            f"{meta['session']} to go on with it, or another --out"
+        )
+        return Finding("checkpoint", "bad", words)
     words = f"session {meta['session']}, step {meta['step']}, {meta['trained']} particles trained"
     if checkpoint.notes:
         return Finding("checkpoint", "warning", f"{words}; {checkpoint.notes[0]}")
@@ -144,9 +154,11 @@ def _machine() -> Iterator[Finding]:
     words = f"{os.cpu_count()} CPUs, {memory.available / 2**30:.0f} GiB of memory available"
     yield Finding("machine", "good" if memory.available > 2 << 30 else "warning", words)
     for one in describe_devices():
-        if one.device != "cpu":
-            words = f"{one.device} {one.name}: {one.detail}"
-            yield Finding("GPU", "good" if one.usable else "warning", words)
+        if one.usable and one.device != "cpu":
+            yield Finding("GPU", "good", f"{one.device} is {one.name}: {one.detail}")
+        elif not one.usable:
+            words = f"none can be used: {for_this_installation(one.detail)}"
+            yield Finding("GPU", "warning", words)
 
 
 def _engine(settings: Settings) -> Iterator[Finding]:

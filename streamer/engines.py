@@ -7,8 +7,11 @@ line with a remedy.
 from __future__ import annotations
 
 import math
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -24,6 +27,7 @@ __all__ = [
     "DeviceEngines",
     "check_engine_settings",
     "check_geometry",
+    "for_this_installation",
     "open_device",
 ]
 
@@ -54,6 +58,20 @@ class DeviceEngines:
         return Engine.load(settings, geometry, meta, arrays, rows, device=self.backend)
 
 
+def for_this_installation(problem: str) -> str:
+    """Give what is said of a device with the command that adds GPU support here.
+
+    The package's own name is of no use where the program runs from a clone.
+    """
+    from reconstruct.backend import GPU_EXTRA
+
+    root = Path(__file__).resolve().parents[1]
+    if not (root / "pyproject.toml").exists():
+        return problem
+    here = f"{shlex.quote(sys.executable)} -m pip install -e {shlex.quote(f'{root}[gpu]')}"
+    return problem.replace(GPU_EXTRA, here)
+
+
 def open_device(device: str) -> Backend:
     """Open the device of the settings.
 
@@ -68,7 +86,8 @@ def open_device(device: str) -> Backend:
         return make_backend(device)
     except DeviceError as error:
         raise ConfigurationError(
-            f"--device {device}: {error}", "Give --device cpu or auto; see abinitio-live doctor"
+            f"--device {device}: {for_this_installation(str(error))}",
+            "Give --device cpu or auto; see abinitio-live doctor",
         ) from error
 
 

@@ -26,7 +26,7 @@ from streamer.config import Settings
 from streamer.demo import DemoSet
 from streamer.engines import check_geometry
 from streamer.transports import open_transport
-from tests.integration.processes import inside, run
+from tests.integration.processes import ROOT, inside, run
 from tests.streamer.fake_engine import FakeEngine
 
 N = 260
@@ -218,6 +218,36 @@ def test_doctor_says_what_is_wrong_and_changes_nothing(tmp_path: Path) -> None:
     assert "BAD" in bad.stdout
 
 
+def test_doctor_looks_at_no_folder_that_was_not_named(
+    star: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sums: None
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert inside("run", str(star)).returncode == 0  # leaves ./out, of a session named run
+    done = inside("doctor")
+    assert done.returncode == 0, done.stdout
+    assert "output: no folder named, serve would take out" in done.stdout
+    assert "checkpoint" not in done.stdout
+    done = inside("doctor", "--out=out", "--session=run")
+    assert done.returncode == 0, done.stdout
+    assert f"checkpoint: session run, step 8, {N} particles trained" in done.stdout
+    done = inside("doctor", "--out=out")
+    assert done.returncode == 1
+    assert "out/state holds session run, not default: give --session run" in done.stdout
+
+
+def test_doctor_tells_how_to_add_a_gpu_where_it_runs_from_a_clone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
+    monkeypatch.chdir(tmp_path)
+    remedy = f"{sys.executable} -m pip install -e '{ROOT}[gpu]'"
+    said = inside("doctor").stdout
+    assert "GPU: none can be used: CuPy cannot be imported (" in said
+    assert remedy in said
+    assert "abinitio-live[gpu]" not in said
+    assert remedy in inside("doctor", "--device=cuda").stdout
+
+
 def test_help_is_quick_and_names_every_command() -> None:
     code = (
         "import sys; from streamer.cli import main\n"
@@ -270,7 +300,8 @@ def test_the_defaults_that_help_tells_are_those_of_the_settings() -> None:
     told = 0
     for name, command in every_command().items():
         more = {"--seed": engine.seed} if name != "microscope" else {}
-        more |= {"--out": settings.out} if name != "demo" else {"--particles": DemoSet().particles}
+        more |= {"--out": settings.out} if name in ("run", "serve") else {}
+        more |= {"--particles": DemoSet().particles} if name == "demo" else {}
         more |= {"--metrics-port": settings.metrics.port} if name in ("serve", "doctor") else {}
         for parameter in command.params:
             for flag in {*parameter.opts} & {*expected, *more}:
