@@ -73,7 +73,8 @@ def spherical_event(share: float, group: str, *, starts: int) -> EngineEvent:
         kind="near_spherical",
         message=(
             f"The particle is nearly a ball: views explain {100 * share:.0f} % of the evidence; "
-            f"{starts} starts with {group} from the first batch are raced at higher resolution"
+            f"{starts} starts with {group} from the first batch are raced at higher resolution; "
+            "set engine.mask_diameter_angstrom to about 1.08 times the particle's diameter"
         ),
         values={"view_share": share},
     )

@@ -1,7 +1,8 @@
 """What a snapshot says about its classes: failed starts, preferred views, a symmetry.
 
 Promise: a finding is told when it appears and when it goes, not at each snapshot; what was told is
-part of the session's state, so that a restart repeats nothing. Nothing is said of a class with
+part of the session's state, so that a restart repeats nothing. What the engine finds once about the
+particle itself stays among them. Nothing is said of a class with
 fewer than `LEAST_PARTICLES` particles or while random starts are still raced.
 """
 
@@ -20,14 +21,15 @@ from reconstruct.session_verdicts import class_overlap, converged, enough_data, 
 from reconstruct.snapshot import LEAST_PARTICLES, view_histogram
 from reconstruct.symmetry import parse_group
 from reconstruct.symmetry_naming import name_symmetry
-from reconstruct.types import Assignments, EngineEvent, Geometry, Snapshot
+from reconstruct.types import Assignments, EngineEvent, Geometry, Snapshot, StepReport
 from reconstruct.verdicts import Verdict, flattened_disc, preferred_orientation, view_directions
 
-__all__ = ["Told", "find", "news", "with_all_views"]
+__all__ = ["Told", "find", "lasting", "news", "still", "with_all_views"]
 
 Told = dict[str, dict[str, Any]]
 """What holds now, by ``kind/class``: JSON-able, one entry per finding."""
 
+_LASTING = frozenset({"near_spherical"})  # events of the engine that hold to the end
 _BLAS = ThreadpoolController()
 
 
@@ -88,6 +90,25 @@ def find(
                 words = f"Class {index + 1}: {verdict.message}"
                 found[f"{verdict.kind}/{index}"] = _entry(verdict, words, number=index + 1)
     return found
+
+
+def lasting(report: StepReport) -> Told:
+    """Give what the engine has found out in a step that holds from then on."""
+    return {
+        f"{event.kind}/0": {
+            "class": 1,
+            "kind": event.kind,
+            "message": event.message,
+            "values": {name: float(value) for name, value in event.values.items()},
+        }
+        for event in report.events
+        if event.kind in _LASTING
+    }
+
+
+def still(told: Told) -> Told:
+    """Give those of earlier findings that no snapshot is asked about again."""
+    return {key: entry for key, entry in told.items() if entry["kind"] in _LASTING}
 
 
 def _entry(verdict: Verdict, message: str, *, number: int) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from streamer.ahead import Ahead, Idle, ReadAhead
 from streamer.config import training_digest
 from streamer.desk import Desk
 from streamer.errors import RetentionGapError
+from streamer.findings import lasting
 from streamer.parts import Parts
 from streamer.press import Press, Printed
 from streamer.receive import Receiver
@@ -199,6 +200,7 @@ class Loop:
         if report.events:  # said in the order of steps
             self._press.settle()
         self._state.note(report)
+        self._state.verdicts |= lasting(report)
         self._parts.publisher.step_events(report)
         self._parts.observer.stepped(report, self._state)
 

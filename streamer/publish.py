@@ -23,7 +23,7 @@ from schemas.events import SessionEvent
 from schemas.split import split_batch
 from schemas.topics import Topics
 from schemas.volumes import ClassManifest, VolumeSnapshot, snapshot_id
-from streamer.findings import Told, find, news, with_all_views
+from streamer.findings import Told, find, news, still, with_all_views
 from streamer.outbox import Outbox, Outgoing
 from streamer.preview import preview_arrays
 from streamer.series import write_series_folder
@@ -145,6 +145,7 @@ class Publisher:
         """Write a snapshot's files and make its records; touches neither session nor bus."""
         snapshot, views = with_all_views(taken.snapshot, taken.assignments, group=taken.group)
         found = find(snapshot, views, group=taken.group, is_final=taken.is_final)
+        found |= still(taken.verdicts)
         told = tuple(news(taken.verdicts, found))
         if taken.is_out:
             return Made(taken.name, None, found)

@@ -14,12 +14,20 @@ import numpy as np
 import pytest
 
 import streamer.host
+from reconstruct.engine_events import spherical_event
 from reconstruct.io.simulated import write_set
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate
 from reconstruct.snapshot import view_histogram
 from reconstruct.structures import demo_particle
 from reconstruct.symmetry import parse_group
-from reconstruct.types import Assignments, ClassSnapshot, EngineEvent, Geometry, Snapshot
+from reconstruct.types import (
+    Assignments,
+    ClassSnapshot,
+    EngineEvent,
+    Geometry,
+    Snapshot,
+    StepReport,
+)
 from reconstruct.verdicts import preferred_orientation
 from schemas.events import SessionEvent
 from streamer.findings import find, news, with_all_views
@@ -191,6 +199,51 @@ def test_preferred_views_are_told_once_however_often_the_process_dies(
     assert set(finished.state.verdicts) == {"preferred_orientation/0"}
     if crash is None:
         assert told == ["preferred_orientation"]
+
+
+class NearlyABall(FakeEngine):
+    """Says in its third step that its particles are nearly balls."""
+
+    def _update(self, start: int, stop: int) -> StepReport:
+        report = super()._update(start, stop)
+        return replace(report, events=(BALL,)) if report.step == 3 else report
+
+
+BALL = spherical_event(0.2, "O", starts=6)
+
+
+@pytest.mark.parametrize("crash", [None, ("trained", 3), ("announced", 1), ("saving", 4)])
+def test_a_particle_that_is_nearly_a_ball_stays_among_the_verdicts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crash: tuple[str, int] | None
+) -> None:
+    monkeypatch.setattr("tests.streamer.bench.FakeEngine", NearlyABall)
+    bench = Bench(tmp_path, f"memory://ball-{next(_numbers)}", {"snapshots.every_particles": 100})
+    bench.send_batches(*range(10))
+    bench.control("end")
+    if crash is not None:
+        with pytest.raises(Crash):
+            bench.run(crash_at(*crash))
+    finished = bench.run()
+    events = [each for each in bench.read(bench.topics.events) if isinstance(each, SessionEvent)]
+    bench.close()
+    kinds = Counter(event.kind for event in events)
+    assert kinds["near_spherical"] == 1
+    assert kinds["verdict_withdrawn"] == 0
+    assert kinds["snapshot"] > 2
+    verdict = finished.state.verdicts["near_spherical/0"]
+    assert "about 1.08 times the particle's diameter" in verdict["message"]
+    assert verdict["values"] == {"view_share": 0.2}
+
+
+def test_the_report_of_a_run_says_that_the_particle_is_nearly_a_ball(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamer.host, "engine_factory", lambda backend: NearlyABall)
+    star = write_set(tmp_path / "set", simulated(400))
+    assert inside("run", str(star), f"--out={tmp_path / 'out'}").returncode == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    (verdict,) = report["verdicts"]
+    assert (verdict["kind"], verdict["message"]) == ("near_spherical", BALL.message)
 
 
 def simulated(n: int) -> Iterator[Simulated]:
