@@ -10,7 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reconstruct.types import ClassSnapshot, EngineEvent, Geometry, Snapshot, StepReport
+from reconstruct.types import (
+    ClassSnapshot,
+    EngineEvent,
+    Geometry,
+    SearchCount,
+    Snapshot,
+    StepReport,
+)
 from streamer.ledger import Balance
 from streamer.metrics import Metrics
 from streamer.status import Health, StatusServer
@@ -37,6 +44,8 @@ REPORT = StepReport(
     occupancy=(0.7, 0.3),
     evidence_per_particle=6.5,
     stage_seconds={"search": 0.2, "update": 0.05, "schedule": 0.001},
+    searches=(SearchCount("branch_and_bound", 200, 90_000), SearchCount("audit", 4, 3_600, 1)),
+    events=(EngineEvent("phase", "words"),),
 )
 
 
@@ -52,9 +61,10 @@ class FedSession:
             quarantine_reasons=["defocus_zero"], dead_letter_reasons=["bad_magic"]
         )
         volume = np.zeros((8, 8, 8), np.float32)
-        item = ClassSnapshot(volume, volume, volume, np.ones(5), 14.5, 5000, 0.7, 900.0, views)
+        fsc = 1 / (1 + np.exp((np.arange(33) ** 2 - 206) / 60))  # 0.143 at 14.5 A of this box
+        item = ClassSnapshot(volume, volume, volume, fsc, 14.5, 5000, 0.7, 900.0, views, "final")
         other = replace(item, resolution_angstrom=None, particles=2000, occupancy=0.3)
-        self._snapshot = Snapshot(1, "intermediate", 150, 200, Geometry(8, 4.0), (item, other))
+        self._snapshot = Snapshot(1, "intermediate", 150, 200, Geometry(64, 4.0), (item, other))
         self._step = 0
         self.metrics.state("running")
         self.metrics.device_memory(2 << 30, 16 << 30)
