@@ -30,6 +30,7 @@ COUNTERS = (
     "replay_cursor",
     "radius_at_pass",
     "stretch",
+    "paced",
 )
 REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
 REPLAYED_AT_ONCE = 32  # a replayed minibatch is this part of the particles: memory is half of them
@@ -61,6 +62,7 @@ class Course:
     replay_cursor: int = 0  # particles presented again after the stream's end
     radius_at_pass: int = 0  # working radius when the last replay pass began
     stretch: float = 1.0  # of the start, for particles that show little; see ``pace``
+    paced: bool = False  # whether that was decided
 
     def minibatch(self, presented: float) -> int:
         """Particles of an update after ``presented`` presentations."""

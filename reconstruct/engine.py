@@ -127,7 +127,7 @@ class Engine(Races):
         self._course = Course(settings, layout.schedule)
         self._life = Lifecycle(most_classes=settings.n_classes + MOST_BORN)
         self._learners: list[Learner] = []
-        self._set_pace(1.0)
+        self._set_pace(settings.start_stretch or 1.0)
         self._learners = [self._new_learner(i) for i in range(settings.race_starts)]
         self._progress = Progress(self.max_radius)
         self._presented = 0
@@ -216,11 +216,10 @@ class Engine(Races):
 
     def _train_new(self, rows: Rows) -> StepReport:
         self._noise.count(np.asarray(self._store["optics_group"][rows], dtype=np.intp))
-        first = None if self._course.trained else self._look_at(rows)
         self._course.trained += len(rows)
         report = self._update(rows, new=len(rows), cold=self._course.racing)
-        if first is not None:
-            report = with_events(report, first)
+        if told := self._choose_pace():
+            report = with_events(report, told)
         if self._store.note_trained(self._course.trained):
             report = with_events(report, store_event(self.settings.store_particles or 0))
         return self._with_symmetry(self._with_classes(report))

@@ -23,15 +23,16 @@ def with_events(report: StepReport, *events: EngineEvent) -> StepReport:
     return replace(report, events=(*report.events, *events))
 
 
-def pace_event(signal: float, stretch: float, *, particles: int) -> EngineEvent:
+def pace_event(explained: float, stretch: float, *, looked_at: int, particles: int) -> EngineEvent:
     """Tell that particles show little, and that the first map takes longer for it."""
     return EngineEvent(
         kind="low_signal",
         message=(
-            f"The first particles show little signal ({signal:.0f} nats each at low resolution): "
-            f"the first map takes {stretch:.1f} times as many of them, about {particles:,}"
+            f"A first look at {looked_at:,} particles explains {explained:.1f} nats of each, too "
+            f"little to tell a right start from a wrong one: it begins anew {stretch:.1f} times as "
+            f"slowly, with about {particles:,} particles"
         ),
-        values={"signal": signal, "stretch": stretch, "particles": float(particles)},
+        values={"evidence": explained, "stretch": stretch, "particles": float(particles)},
     )
 
 

@@ -114,19 +114,21 @@ def align_to_truth(
     search_radius: int = 7,
     refine_radius: int = 13,
     grid: int = 4608,
+    shift_reach: float = 0.08,
     both_hands: bool = True,
 ) -> Alignment:
     """Rotate and shift ``volume`` onto ``truth`` (same box, same pixel size) and compare them.
 
-    Low frequencies are searched over a near-uniform grid of rotations and +-8 % of the box in
-    shifts; the best few are refined on all six parameters, in both hands.
+    Low frequencies are searched over a near-uniform grid of rotations and +-``shift_reach`` of the
+    box in shifts; the best few are refined on all six parameters, in both hands.
     """
     best: Alignment | None = None
     for mirrored in (False, True) if both_hands else (False,):
         candidate = mirror(volume) if mirrored else volume
         found = _align_one_hand(
-            candidate, truth, pixel_size_angstrom, search_radius, refine_radius, grid, mirrored
-        )
+            candidate, truth, pixel_size_angstrom, search_radius, refine_radius, grid, shift_reach,
+            mirrored,
+        )  # fmt: skip
         if best is None or found.correlation > best.correlation:
             best = found
     assert best is not None
@@ -167,6 +169,7 @@ def _align_one_hand(
     search_radius: int,
     refine_radius: int,
     grid: int,
+    shift_reach: float,
     mirrored: bool,
 ) -> Alignment:
     n = volume.shape[0]
@@ -196,7 +199,7 @@ def _align_one_hand(
     samples = _samples(search_radius)
     target = truth_at(samples)
     rotations = rotation_grid(grid)
-    reach = max(2, round(0.08 * n))
+    reach = max(2, round(shift_reach * n))
     axis = np.arange(-reach, reach + 1, 2, dtype=np.float64)
     shifts = np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, 3)
     phases = np.exp(2j * np.pi / n * (samples @ shifts.T)) * target[:, None]  # (m, shifts)

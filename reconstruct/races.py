@@ -25,12 +25,11 @@ from reconstruct.engine_events import (
     spherical_event,
     with_events,
 )
-from reconstruct.fourier import HalfPlane
 from reconstruct.layout import Layout
 from reconstruct.learner import Learner
 from reconstruct.learner_state import new_learner
 from reconstruct.lifecycle import Lifecycle
-from reconstruct.pace import SHELLS, shown_signal, stretch_for, stretched
+from reconstruct.pace import stretch_for, stretched
 from reconstruct.search import WeightedBatch
 from reconstruct.store import ParticleStore
 from reconstruct.symmetry_course import SymmetryCourse
@@ -49,8 +48,6 @@ class Races(ABC):
     settings: EngineSettings
     geometry: Geometry
     backend: Backend
-    max_radius: int
-    plane: HalfPlane
     _course: Course
     _layout: Layout
     _life: Lifecycle
@@ -94,18 +91,21 @@ class Races(ABC):
         for learner in self._learners:
             learner.schedule = schedule
 
-    def _look_at(self, rows: Rows) -> EngineEvent | None:
-        """Choose the pace from what the first particles show; tell it where it is slow."""
-        stretch = self.settings.start_stretch
-        shown = None
-        if stretch is None:
-            batch = self._weighted(rows, min(SHELLS[1], self.max_radius))
-            shown = shown_signal(batch, self.plane, self.backend)
-            stretch = stretch_for(shown)
-        self._set_pace(stretch)
-        if shown is None or stretch == 1.0:
+    def _choose_pace(self) -> EngineEvent | None:
+        """Begin anew and slower if a first look at the race's particles explains little."""
+        course, looked_at = self._course, self._course.race_particles
+        settled = course.paced or self.settings.start_stretch is not None
+        if settled or not course.racing or course.trained < looked_at:
             return None
-        return pace_event(shown, stretch, particles=self._course.race_particles)
+        course.paced = True
+        explained = self._leader.evidence
+        stretch = stretch_for(explained)
+        if stretch == 1.0:
+            return None
+        first = self.settings.race_starts
+        self._set_pace(stretch)
+        self._learners = [self._new_learner(first + number) for number in range(first)]
+        return pace_event(explained, stretch, looked_at=looked_at, particles=course.race_particles)
 
     def _race_again(self, particles: int) -> StepReport:
         """Present the race's particles again; decide it after the last epoch."""
