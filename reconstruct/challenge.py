@@ -2,8 +2,9 @@
 
 Half-sets that took the same wrong turn agree about a wrong map, so their FSC cannot tell. A start
 that knows nothing of the map can: where it explains particles that it has not seen better than the
-map does, the map is a local minimum and the start takes its place; where it does not, the map is
-confirmed. docs/decisions/classes.md has the measurements behind the numbers.
+map does, the map is a local minimum and the start takes its place; where it found the same map, the
+map is confirmed; where it found another that is no better, neither is to be trusted.
+docs/decisions/classes.md has the measurements behind the numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from reconstruct.agreement import AGREED, agreement
 from reconstruct.class_actions import Session, alone, learn_cold, score
 from reconstruct.learner import Learner
 
@@ -37,11 +39,17 @@ class Challenge:
     source: Learner  # of one class: the fresh start
     map_evidence: float  # nats per particle
     start_evidence: float
+    agreed: float  # mean FSC of the two maps
 
     @property
     def won(self) -> bool:
         """Whether the start is to take the map's place."""
         return self.start_evidence > max(BETTER * self.map_evidence, 0.0)
+
+    @property
+    def confirms(self) -> bool:
+        """Whether both are one map."""
+        return not self.won and self.agreed >= AGREED
 
 
 def challenge(session: Session, k: int, *, number: int, stretch: float) -> Challenge:
@@ -73,10 +81,12 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
     # the map may remember a judge, but only in the half-set that it is of; the start knows none
     _, before = score(session, holder, judges, 0, crossed=True)
     _, after = score(session, source, judges, 0, crossed=True)
+    agreed = agreement(holder, source)
     # what its half-sets learned from one shared reference would flatter them
     source.split_halves(source.schedule.join_radius + 1)
     return Challenge(
         source,
         float(before.poses.evidence.mean(dtype=np.float64)),
         float(after.poses.evidence.mean(dtype=np.float64)),
+        agreed,
     )

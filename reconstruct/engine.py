@@ -387,6 +387,8 @@ class Engine(Races):
             return (None,) * leader.n_classes
         held = leader.class_share * self._course.trained  # a class is told by its own particles
         doubted = self._life.doubted(leader.n_classes)
+        if leader.group != "C1":
+            doubted = (False,) * leader.n_classes  # ``imposed_symmetry`` says what that is worth
         return tuple(
             None
             if own < LEAST_PARTICLES or doubt

@@ -8,6 +8,7 @@ from dataclasses import replace
 from reconstruct.types import EngineEvent, StepReport
 
 __all__ = [
+    "ball_event",
     "mask_event",
     "pace_event",
     "race_event",
@@ -78,6 +79,20 @@ def spherical_event(share: float, group: str, *, starts: int) -> EngineEvent:
             "set engine.mask_diameter_angstrom to about 1.08 times the particle's diameter"
         ),
         values={"view_share": share},
+    )
+
+
+def ball_event(share: float, agreed: float) -> EngineEvent:
+    """Tell that the map of a near-ball is not to be trusted, and what helps."""
+    return EngineEvent(
+        kind="near_spherical",
+        message=(
+            f"The particle is nearly a ball: views explain {100 * share:.0f} % of the evidence, "
+            f"and two random starts found different maps (FSC {agreed:.2f} beyond the ball), so "
+            f"that no resolution is told; if it has a symmetry, name it (--symmetry O, T or I), "
+            f"and set engine.mask_diameter_angstrom to about 1.08 times its diameter"
+        ),
+        values={"view_share": share, "agreement": agreed},
     )
 
 

@@ -64,6 +64,7 @@ class Lifecycle:
     trials: int = 0  # mergers tried, likewise
     junk: tuple[int, ...] = ()  # classes that were named junk
     challenges: int = 0  # fresh starts that maps were compared with, likewise
+    unsettled: bool = False  # whether random starts found different maps of a near-ball
     stood: tuple[int, ...] = ()  # classes whose map stood against one, as often as it did
     uneven: tuple[int, ...] = ()  # classes that were seen from some sides only, as far as they know
 
@@ -76,7 +77,7 @@ class Lifecycle:
         events = self._watch(session) if streaming else []
         far_enough = learner.radius >= min(REVIEW_RADIUS, learner.max_radius)
         due = learner.presented >= self.next_review and far_enough
-        if due and (learner.n_classes > 1 or any(self.doubted(1))):
+        if due and (learner.n_classes > 1 or self.stretch > 1.0):
             self.next_review = learner.presented * REVIEW_GROWTH
             if learner.n_classes > 1:
                 events += self._review(session)
@@ -91,12 +92,10 @@ class Lifecycle:
         it; a class that took a wrong turn then crowds its views, as one of dim particles need not.
         """
         if self.stretch == 1.0 and n_classes == 1:
-            return (False,)
+            return (self.unsettled,)
         known = self.stretch == 1.0 and self.next_review > 0  # how even the views are
-        enough = 1 if n_classes == 1 else 2  # one species was raced already
         return tuple(
-            self.stood.count(k) < enough and (k in self.uneven or not known)
-            for k in range(n_classes)
+            k not in self.stood and (k in self.uneven or not known) for k in range(n_classes)
         )
 
     # ---- reviews
@@ -171,19 +170,26 @@ class Lifecycle:
                 replace_map(session, k, tried.source)
                 self._doubt(k)
                 outcome, kind = "takes its place", "class_restarted"
-            else:
+            elif tried.confirms:
                 self.stood = tuple(sorted((*self.stood, k)))
-                outcome, kind = "did no better", "map_confirmed"
+                outcome, kind = "found the same map", "map_confirmed"
+            else:
+                outcome, kind = "found another that is no better", "map_in_doubt"
             events.append(
                 EngineEvent(
                     kind=kind,
                     message=(
                         f"Class {k + 1}: a fresh start on its own particles {outcome}, "
                         f"{tried.start_evidence:.1f} nats per particle against "
-                        f"{tried.map_evidence:.1f} of the map at the same resolution"
+                        f"{tried.map_evidence:.1f} of the map at the same resolution; the two "
+                        f"maps agree at FSC {tried.agreed:.2f}"
                     ),
                     class_index=k,
-                    values={"start": tried.start_evidence, "map": tried.map_evidence},
+                    values={
+                        "start": tried.start_evidence,
+                        "map": tried.map_evidence,
+                        "agreement": tried.agreed,
+                    },
                 )
             )
         return events

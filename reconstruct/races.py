@@ -16,9 +16,11 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from reconstruct import spherical
+from reconstruct.agreement import AGREED, agreement
 from reconstruct.backend import Backend
 from reconstruct.course import Course
 from reconstruct.engine_events import (
+    ball_event,
     mask_event,
     pace_event,
     race_event,
@@ -125,7 +127,37 @@ class Races(ABC):
         )
         if found := self._begin_spherical(self._leader):
             return with_events(report, event, found)
+        if doubt := self._doubt_ball():
+            report = with_events(report, doubt)
         return with_events(report, event, self._begin_halves(self._course.schedule.join_radius + 1))
+
+    def _doubt_ball(self) -> EngineEvent | None:
+        """Doubt the map of a particle that is nearly a ball if two starts found different ones."""
+        if self.settings.n_classes > 1 or len(self._learners) < 2:
+            return None
+        share = self._view_share(self._leader)
+        if share >= spherical.SPHERICAL_SHARE:
+            return None
+        best, second = sorted(self._learners, key=lambda learner: -learner.evidence)[:2]
+        with _BLAS.limit(limits=1, user_api="blas"):
+            agreed = agreement(best, second)
+        if agreed >= AGREED:
+            return None
+        self._life.unsettled = True
+        return ball_event(share, agreed)
+
+    def _view_share(self, leader: Learner) -> float:
+        """Share of the evidence of some particles that only views explain."""
+        rows, half = self._probed()
+        batch = self._weighted(rows, leader.insert_radius)
+        with _BLAS.limit(limits=1, user_api="blas"):
+            return spherical.sphericity(leader, batch, half, workers=self._workers).share
+
+    def _probed(self) -> tuple[Rows, Rows]:
+        """Particles that are asked about views, and their half-sets, in order of these."""
+        rows = self._replayable[: spherical.PROBED]
+        half = self._store.half_of(rows)
+        return rows[np.argsort(half, kind="stable")], np.sort(half)
 
     def _begin_halves(self, radius: int) -> EngineEvent:
         """Go on with the leader alone, its half-sets on their own from ``radius`` shells on."""
@@ -141,9 +173,7 @@ class Races(ABC):
         group, course = self._symmetry.wanted, self._course
         if group not in spherical.CUBIC or self.settings.n_classes > 1:
             return None
-        rows = self._replayable[: spherical.PROBED]
-        half = self._store.half_of(rows)
-        rows, half = rows[np.argsort(half, kind="stable")], np.sort(half)
+        rows, half = self._probed()
         batch = self._weighted(rows, leader.insert_radius)
         with _BLAS.limit(limits=1, user_api="blas"):
             share = spherical.view_share(leader, batch, half, group, workers=self._workers)

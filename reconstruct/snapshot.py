@@ -38,7 +38,8 @@ def honest_resolution(
     """
     if float(fsc[1]) < threshold:
         return None
-    return resolution_at(fsc, box_angstrom, threshold)
+    entered = int(np.flatnonzero(fsc)[-1])  # shells beyond hold nothing that could disagree
+    return resolution_at(fsc[: entered + 1], box_angstrom, threshold)
 
 
 def tells_signal(evidence: float, particles: int) -> bool:

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
 
-from reconstruct.challenge import challenge
+from reconstruct.challenge import Challenge, challenge
 from reconstruct.class_actions import Session, replace_map
 from reconstruct.engine import Engine
 from reconstruct.learner_state import new_learner
@@ -19,11 +20,13 @@ from reconstruct.quality import align_to_truth
 from reconstruct.types import EngineSettings
 from reconstruct.update import box_volume
 from tests.reconstruct.small_sets import GEOMETRY, demo_map, rows, simulated
+from tests.reconstruct.test_learner import make_learner
 
 SETTINGS = EngineSettings(
     max_resolution_angstrom=32.0, race_starts=2, race_particles=300, replay_passes=1
 )
 PARTICLES = 700
+CHALLENGED = {"map_confirmed", "map_in_doubt", "class_restarted"}
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +81,7 @@ def test_a_wrong_map_gives_way(session: Session) -> None:
     wrong = correlation(session)
     tried = challenge(session, 0, number=5, stretch=0.5)
     assert tried.won
+    assert not tried.confirms
     assert replace_map(session, 0, tried.source) == PARTICLES
     assert wrong < 0.9 * right
     assert correlation(session) > 0.9 * right
@@ -95,22 +99,35 @@ def test_one_bright_species_is_not_doubted_and_dim_ones_are_until_a_map_stood() 
     assert Lifecycle(most_classes=3, stretch=2.0, stood=(0,)).doubted(1) == (False,)
 
 
-def test_of_several_classes_those_with_uneven_views_are_doubted_until_they_stood_twice() -> None:
+def test_of_several_classes_those_with_uneven_views_are_doubted_until_they_stood() -> None:
     life = Lifecycle(most_classes=5)
     assert life.doubted(3) == (True, True, True)  # nobody has looked at their views yet
     life.next_review, life.uneven = 4000.0, (1,)
     assert life.doubted(3) == (False, True, False)
     life.stood = (1,)
-    assert life.doubted(3) == (False, True, False)
-    life.stood = (1, 1)
     assert life.doubted(3) == (False, False, False)
 
 
-def test_no_resolution_is_told_of_a_map_in_doubt(engine: Engine) -> None:
-    assert engine.snapshot().classes[0].resolution_angstrom is not None
-    engine._life.stretch = 2.0
-    assert engine.snapshot().classes[0].resolution_angstrom is None
-    engine._life.stretch = 1.0
+@pytest.mark.parametrize(
+    ("doubt", "told"), [({}, True), ({"stretch": 2.0}, False), ({"unsettled": True}, False)]
+)
+def test_no_resolution_is_told_of_a_map_in_doubt(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, doubt: dict[str, Any], told: bool
+) -> None:
+    for name, value in {"stretch": 1.0, "unsettled": False, "stood": (), **doubt}.items():
+        monkeypatch.setattr(engine._life, name, value)
+    assert (engine.snapshot().classes[0].resolution_angstrom is not None) is told
+
+
+@pytest.mark.parametrize(
+    ("start", "agreed", "won", "confirms"),
+    [(120.0, 0.9, True, False), (101.0, 0.9, False, True), (101.0, 0.3, False, False)],
+)
+def test_a_start_wins_confirms_or_leaves_the_map_in_doubt(
+    start: float, agreed: float, won: bool, confirms: bool
+) -> None:
+    found = Challenge(make_learner(), 100.0, start, agreed)
+    assert (found.won, found.confirms) == (won, confirms)
 
 
 def test_a_session_challenges_by_itself_and_says_how_it_went() -> None:
@@ -118,8 +135,6 @@ def test_a_session_challenges_by_itself_and_says_how_it_went() -> None:
     engine = Engine(settings, GEOMETRY)
     engine.add(rows(simulated(PARTICLES).particle_images(), slice(0, 600)))
     events = [event for report in engine.finish() for event in report.events]
-    kinds = [event.kind for event in events]
-    assert kinds.count("map_confirmed") + kinds.count("class_restarted") >= 1
-    told = next(e for e in events if e.kind in ("map_confirmed", "class_restarted"))
-    assert {"start", "map"} == set(told.values)
+    told = next(e for e in events if e.kind in CHALLENGED)
+    assert {"start", "map", "agreement"} == set(told.values)
     assert engine._life.challenges >= 1
