@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.euler import euler_from_matrix
 from reconstruct.learner import Learner
 from reconstruct.quality import RESOLUTION_FSC, resolution_at
 from reconstruct.store import ParticleStore
@@ -18,6 +17,7 @@ __all__ = [
     "LEAST_PARTICLES",
     "class_snapshot",
     "class_snapshots",
+    "direction_histogram",
     "honest_resolution",
     "tells_signal",
     "view_histogram",
@@ -53,10 +53,14 @@ def tells_signal(evidence: float, particles: int) -> bool:
 
 
 def view_histogram(rotations: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
-    """Counts of view directions over tilt x rot, ``VIEW_BINS``."""
-    if not len(rotations):
-        return np.zeros(VIEW_BINS)
-    rot, tilt, _ = np.moveaxis(euler_from_matrix(rotations), -1, 0)
+    """Counts of view directions over tilt x rot, ``VIEW_BINS``, of rotations (n, 3, 3)."""
+    return direction_histogram(rotations[:, 2]) if len(rotations) else np.zeros(VIEW_BINS)
+
+
+def direction_histogram(directions: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Counts of directions (n, 3), of any length, over tilt x rot, ``VIEW_BINS``."""
+    x, y, z = np.moveaxis(np.asarray(directions, np.float64), -1, 0)
+    tilt, rot = np.arctan2(np.hypot(x, y), z), np.arctan2(y, x)
     limits = [[0, np.pi], [-np.pi, np.pi]]
     counts: npt.NDArray[np.float64] = np.histogram2d(tilt, rot, bins=VIEW_BINS, range=limits)[0]
     return counts

@@ -18,10 +18,17 @@ from threadpoolctl import ThreadpoolController
 
 from reconstruct.adopting import convincing
 from reconstruct.session_verdicts import class_overlap, converged, enough_data, imposed_symmetry
-from reconstruct.snapshot import LEAST_PARTICLES, view_histogram
+from reconstruct.snapshot import LEAST_PARTICLES, direction_histogram, view_histogram
 from reconstruct.symmetry import parse_group
-from reconstruct.symmetry_naming import name_symmetry
-from reconstruct.types import Assignments, EngineEvent, Geometry, Snapshot, StepReport
+from reconstruct.symmetry_naming import SymmetryVerdict, name_symmetry
+from reconstruct.types import (
+    Assignments,
+    ClassSnapshot,
+    EngineEvent,
+    Geometry,
+    Snapshot,
+    StepReport,
+)
 from reconstruct.verdicts import Verdict, flattened_disc, preferred_orientation, view_directions
 
 __all__ = ["Told", "find", "lasting", "news", "still", "with_all_views"]
@@ -72,19 +79,23 @@ def find(
     for index, item in enumerate(snapshot.classes):
         if item.particles < LEAST_PARTICLES or not np.any(item.volume):
             continue  # a class at rest has no map
+        preferred = preferred_orientation(item.view_histogram)
+        named = None
+        if group == "C1" and (is_final or preferred is not None):
+            named = _named(item, geometry=snapshot.geometry)
+        if preferred is not None and named is not None:
+            # a particle with a symmetry is seen from any of several equal sides; one is as good
+            equal = _equal_views(views[index], named)
+            preferred = preferred_orientation(direction_histogram(equal))
         verdicts = [
             flattened_disc(item.volume, views[index]),
-            preferred_orientation(item.view_histogram),
-        ]
-        verdicts += [
+            preferred,
             class_overlap(item.overlap, index, particles=[c.particles for c in snapshot.classes]),
             # a forecast would continue a curve that the axes have raised
             enough_data(item, snapshot) if group == "C1" else imposed_symmetry(item, group),
         ]
-        if is_final and group == "C1":
-            verdicts.append(
-                _symmetry(item.volume, item.resolution_angstrom, geometry=snapshot.geometry)
-            )
+        if is_final and named is not None:
+            verdicts.append(_symmetry(named))
         for verdict in verdicts:
             if verdict is not None:
                 words = f"Class {index + 1}: {verdict.message}"
@@ -120,17 +131,26 @@ def _entry(verdict: Verdict, message: str, *, number: int) -> dict[str, Any]:
     }
 
 
-def _symmetry(
-    volume: npt.NDArray[np.floating], resolution_angstrom: float | None, *, geometry: Geometry
-) -> Verdict | None:
+def _named(item: ClassSnapshot, *, geometry: Geometry) -> SymmetryVerdict | None:
     """Name the symmetry of a map made in C1, as far as the map can be trusted."""
-    if resolution_angstrom is None:
+    if item.resolution_angstrom is None:
         return None
-    radius = int(geometry.box_angstrom / resolution_angstrom)
+    radius = int(geometry.box_angstrom / item.resolution_angstrom)
     with _BLAS.limit(limits=1, user_api="blas"):
-        named = name_symmetry(volume, radius=radius)
-    if not convincing(named):
-        return None
+        named = name_symmetry(item.volume, radius=radius)
+    return named if convincing(named) else None
+
+
+def _equal_views(
+    directions: npt.NDArray[np.float64], named: SymmetryVerdict
+) -> npt.NDArray[np.float64]:
+    """All directions (m * n, 3) that ``directions`` (n, 3) cannot be told from."""
+    operators = parse_group(named.group).operators  # in the group's frame: axes @ x
+    turned = np.einsum("ji,sjk,kl,nl->sni", named.axes, operators, named.axes, directions)
+    return np.asarray(turned.reshape(-1, 3))
+
+
+def _symmetry(named: SymmetryVerdict) -> Verdict:
     return Verdict(
         kind="symmetry_named",
         message=f"{named.message}; a run with --symmetry {named.group} or auto would use it",

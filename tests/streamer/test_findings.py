@@ -100,6 +100,19 @@ def test_views_of_one_asymmetric_unit_are_not_preferred_ones() -> None:
     assert whole.classes[0].view_histogram.sum() == 14 * len(unit)
 
 
+def test_one_of_several_equal_sides_is_no_preferred_one() -> None:
+    poses = rotations(4000)
+    quarter = np.abs(np.arctan2(poses[:, 2, 1], poses[:, 2, 0])) < np.pi / 4
+    poses = poses[quarter]  # of a particle that looks the same from four sides
+    for volume, told in ((ring(4), False), (demo_particle(GEOMETRY), True)):
+        plain = one_class(volume, poses)
+        (item,) = plain.classes
+        snapshot = replace(plain, classes=(replace(item, resolution_angstrom=15.0),))
+        _, views = with_all_views(snapshot, assigned(poses), group="C1")
+        found = find(snapshot, views, group="C1", is_final=False)
+        assert ("preferred_orientation/0" in found) is told
+
+
 def test_the_symmetry_of_a_c1_map_is_named_at_the_end_only() -> None:
     poses = rotations(500)
     snapshot = one_class(ring(4), poses, geometry=Geometry(32, 8.0))
