@@ -16,6 +16,7 @@ from reconstruct.learned import LearnResult
 from reconstruct.learner import Learner
 from reconstruct.schedule import ShellGrowth, memory_window
 from reconstruct.search import WeightedBatch
+from reconstruct.siblings import Siblings
 from reconstruct.store import ParticleStore
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "alone",
     "claim",
     "class_evidence",
+    "divide",
     "fill",
     "forgotten",
     "learn_cold",
@@ -30,6 +32,8 @@ __all__ = [
     "put_to_rest",
     "replace_map",
     "score",
+    "tell_apart",
+    "unite",
 ]
 
 Float64 = npt.NDArray[np.float64]
@@ -135,7 +139,15 @@ def learn_cold(session: Session, learner: Learner, rows: Rows) -> None:
 
 
 def put_to_rest(learner: Learner, k: int) -> None:
-    """Take a class's map away: it stands for noise from now on."""
+    """Take a class's map away: it stands for noise from now on.
+
+    What a sibling held goes to the other, which made its map from both anyway.
+    """
+    if learner.siblings is not None and k in learner.siblings.classes:
+        other = next(j for j in learner.siblings.classes if j != k)
+        learner.siblings = None
+        learner.statistics[:, other] += learner.statistics[:, k]
+        learner.mass[other] += learner.mass[k]
     learner.statistics[:, k] = 0
     if learner.velocity is not None:
         learner.velocity[:, k] = 0
@@ -174,6 +186,50 @@ def replace_map(session: Session, k: int, source: Learner) -> int:
     if learner.n_classes == 1:
         learner.split_halves(source.radius)  # with others it cannot have a radius of its own
     return claim(session, rows, k, least=-np.inf)
+
+
+def divide(
+    session: Session, k: int, slot: int, *, differences: npt.NDArray[np.complex64], share: float
+) -> None:
+    """Make class ``slot``, which is at rest, the sibling of class ``k``, with a share of it."""
+    learner = session.learner
+    for held in (learner.statistics.swapaxes(0, 1), learner.mass, learner.class_share):
+        held[slot] = np.float32(share) * held[k]
+        held[k] *= np.float32(1.0 - share)
+    learner.mask_radius[slot] = learner.mask_radius[k]
+    learner.resting[slot] = False
+    learner.siblings = Siblings((k, slot), differences)
+    learner.fsc = learner.compare_halves()
+    learner.make_references()
+
+
+def tell_apart(
+    session: Session,
+    rows: Rows,
+    second: npt.NDArray[np.bool_],
+    differences: npt.NDArray[np.complex64],
+) -> int:
+    """Give siblings new differences, and sort particles into them; how many changed sides."""
+    learner = session.learner
+    assert learner.siblings is not None
+    learner.siblings = Siblings(learner.siblings.classes, differences)
+    classes = np.where(second, *learner.siblings.classes[::-1]).astype(np.int32)
+    changed = int((session.store["class_index"][rows] != classes).sum())
+    session.store["class_index"][rows] = classes
+    learner.make_references()
+    return changed
+
+
+def unite(session: Session) -> tuple[int, int]:
+    """Make siblings one class again; the class that is at rest now, and the one that stays."""
+    learner = session.learner
+    assert learner.siblings is not None
+    stays, goes = learner.siblings.classes
+    learner.class_share[stays] += learner.class_share[goes]
+    learner.class_share[goes] = 0.0
+    put_to_rest(learner, goes)
+    session.store["class_index"][np.flatnonzero(session.classes == goes)] = stays
+    return goes, stays
 
 
 def claim(session: Session, rows: Rows, k: int, *, least: float = 0.0) -> int:

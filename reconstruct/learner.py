@@ -30,14 +30,9 @@ from reconstruct.pose_search import find_poses
 from reconstruct.positivity import Positivity
 from reconstruct.rotations import random_rotations
 from reconstruct.schedule import Schedule, ShellGrowth, grow_radius, mask_fits, search_cuts
-from reconstruct.search import (
-    Poses,
-    SearchPlan,
-    WeightedBatch,
-    local_start,
-    make_plan,
-)
+from reconstruct.search import Poses, SearchPlan, WeightedBatch, local_start, make_plan
 from reconstruct.search_wide import make_wide_plan
+from reconstruct.siblings import Siblings, class_crop
 from reconstruct.symmetry import parse_group, symmetrise_statistics
 from reconstruct.types import Centring, PoseSearch, SearchCount
 from reconstruct.update import (
@@ -45,7 +40,6 @@ from reconstruct.update import (
     at_reach,
     box_volume,
     quotient,
-    symmetric_plane,
 )
 
 __all__ = ["Learner"]
@@ -92,6 +86,7 @@ class Learner:
     centring: Centring = "off"
     optimizer: Optimizer = field(default_factory=Optimizer)
     temperature: float = 1.0  # of the pose posterior in the last update
+    siblings: Siblings | None = None  # classes of one complex, only on the host
     velocity: Float32 | None = None  # last step of gradient descent with momentum
     backend: Backend = field(default_factory=cpu_backend)  # where statistics and cubes are
     clock: Callable[[], float] = time.perf_counter  # seconds; a profile's waits for the device
@@ -483,8 +478,10 @@ class Learner:
 
     def _crop(self, k: int, halves: tuple[int, ...], radius: int) -> Float32:
         """Statistics of class ``k`` up to ``radius``, averaged over the group, on the host."""
-        total = sum((self.statistics[h, k] for h in halves[1:]), self.statistics[halves[0], k])
-        crop = symmetric_plane(self.backend.asnumpy(total), self.grid.reach(radius))
+        crop = class_crop(
+            self.statistics, halves, k, reach=self.grid.reach(radius), siblings=self.siblings,
+            backend=self.backend,
+        )  # fmt: skip
         if self.group == "C1":
             return crop
         return symmetrise_statistics(crop, parse_group(self.group).operators)

@@ -13,6 +13,7 @@ from reconstruct.learner import Learner
 from reconstruct.optimizer import optimizer_of
 from reconstruct.positivity import Positivity
 from reconstruct.schedule import ShellGrowth
+from reconstruct.siblings import dump_siblings, restore_siblings
 from reconstruct.types import EngineSettings
 
 __all__ = ["dump_learner", "new_learner", "restore_learner"]
@@ -66,6 +67,7 @@ def dump_learner(learner: Learner) -> tuple[dict[str, Any], dict[str, npt.NDArra
         "resting": learner.resting.copy(),
         "fsc": np.stack(learner.fsc),
         **{name: getattr(learner, name).copy() for name in _ARRAYS},
+        **dump_siblings(learner.siblings),
     }
     if learner.velocity is not None:
         arrays["velocity"] = learner.backend.asnumpy(learner.velocity).copy()
@@ -89,6 +91,7 @@ def restore_learner(
     learner.n_classes = len(learner.fsc)  # one may have been born
     resting = arrays.get("resting", np.zeros(learner.n_classes))
     learner.resting = np.array(resting, dtype=np.bool_)
+    learner.siblings = restore_siblings(arrays)
     learner.cubes = None
     if meta["started"]:
         learner.make_references()

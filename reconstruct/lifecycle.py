@@ -21,16 +21,20 @@ from reconstruct.class_actions import (
     Session,
     claim,
     class_evidence,
+    divide,
     fill,
     merge,
     put_to_rest,
     replace_map,
+    tell_apart,
+    unite,
 )
 from reconstruct.coverage import orientation_coverage
 from reconstruct.merging import candidates, try_merger
 from reconstruct.outliers import newcomers
 from reconstruct.quality import RESOLUTION_FSC, crossing_radius
 from reconstruct.snapshot import tells_signal, view_histogram
+from reconstruct.splitting import attempt_split, sort_again
 from reconstruct.types import EngineEvent
 
 __all__ = ["Lifecycle"]
@@ -46,8 +50,10 @@ CHALLENGE_SEEDS = 2_000_000  # numbers of learners from here on are those of cha
 EVEN_VIEWS = 0.75  # coverage of the sphere from which a map is not suspected
 SIGMAS = 6.0  # of outliers among the latest particles, that are a sign of newcomers
 TRIAL_SEEDS = 1_000_000  # numbers of learners from here on are those of mergers, below of births
+SPLIT_SEEDS = 3_000_000  # and from here on those of splits
 WATCH_EVERY = 100  # particles between looks for newcomers
 WINDOW = 720  # latest particles that a birth is tried on
+SORT_GROWTH = 1.25  # presentations between two sortings of siblings grow by this factor
 SETTLE = 500  # particles between the first sign of a newcomer and the birth
 
 
@@ -67,6 +73,8 @@ class Lifecycle:
     unsettled: bool = False  # whether random starts found different maps of a near-ball
     stood: tuple[int, ...] = ()  # classes whose map stood against one, as often as it did
     uneven: tuple[int, ...] = ()  # classes that were seen from some sides only, as far as they know
+    splits: int = 0  # tried, which key their random numbers
+    next_sorting: float = 0.0  # presentations of the learner, where classes are siblings
 
     def after_update(self, session: Session, *, streaming: bool) -> tuple[EngineEvent, ...]:
         """Look after the classes once an update is learned.
@@ -83,6 +91,9 @@ class Lifecycle:
                 events += self._review(session)
             self._look_at_views(session)
             events += self._challenge(session)
+        if learner.siblings is not None and learner.presented >= self.next_sorting:
+            self.next_sorting = learner.presented * SORT_GROWTH
+            events += self._sort(session)
         return tuple(events)
 
     def doubted(self, n_classes: int) -> tuple[bool, ...]:
@@ -109,6 +120,8 @@ class Lifecycle:
         # A class that was freed is worth a birth at once; later ones wait for a sign of newcomers.
         if events and learner.resting.any() and session.trained >= WINDOW:
             events += self._birth(session, int(np.flatnonzero(learner.resting)[0]), kind="recycled")
+        if learner.resting.any() and learner.siblings is None and learner.group == "C1":
+            events += self._split(session, int(np.flatnonzero(learner.resting)[0]))
         return events + self._name_junk(session, evidence)
 
     def _merge(self, session: Session, evidence: Float64) -> list[EngineEvent]:
@@ -117,6 +130,9 @@ class Lifecycle:
         for j, k in candidates(evidence)[: session.learner.n_classes]:
             if {j, k} & changed:
                 continue  # what it holds now was not compared: the next review will
+            siblings = session.learner.siblings
+            if siblings is not None and {j, k} & set(siblings.classes):
+                continue  # they are known to be nearly one species, and what their maps share
             self.trials += 1
             merger = try_merger(session, j, k, number=TRIAL_SEEDS + self.trials)
             if not merger.holds:
@@ -163,6 +179,8 @@ class Lifecycle:
         for k in np.flatnonzero(self.doubted(learner.n_classes) & ~learner.resting).tolist():
             if counts[k] < FEWEST * self.stretch or k in self.junk:
                 continue
+            if learner.siblings is not None and k in learner.siblings.classes:
+                continue  # its map is not its own
             self.challenges += 1
             number = CHALLENGE_SEEDS + self.challenges
             tried = challenge(session, k, number=number, stretch=self.stretch)
@@ -269,6 +287,63 @@ class Lifecycle:
         """Forget what was said of classes that hold another map now."""
         self.junk = tuple(k for k in self.junk if k not in classes)
         self.stood = tuple(k for k in self.stood if k not in classes)
+
+    # ---- two states of one complex
+
+    def _split(self, session: Session, slot: int) -> list[EngineEvent]:
+        """Look for two states in the largest class; the second one takes a class at rest."""
+        learner = session.learner
+        k = int(np.argmax(np.where(learner.resting, -1.0, learner.class_share)))
+        if self.doubted(learner.n_classes)[k]:
+            return []  # a wrong map varies as well
+        self.splits += 1
+        found = attempt_split(session, k, number=SPLIT_SEEDS + self.splits)
+        if found is None:
+            return []
+        sorting = found.sorting
+        divide(session, k, slot, differences=sorting.differences, share=sorting.share)
+        tell_apart(session, sorting.rows, sorting.second, sorting.differences)
+        self.next_sorting = learner.presented * SORT_GROWTH
+        self._doubt(slot)
+        return [
+            EngineEvent(
+                kind="class_split",
+                message=(
+                    f"Class {k + 1} holds two states of one structure, and class {slot + 1} takes "
+                    f"{sorting.share:.0%} of its particles: what they differ by was found in each "
+                    f"half-set (agreement {found.agreement:.2f}), and explains the other with "
+                    f"{found.gain:.2f} nats per particle more"
+                ),
+                class_index=slot,
+                values={
+                    "from_class": float(k),
+                    "share": sorting.share,
+                    "agreement": found.agreement,
+                    "gain": found.gain,
+                },
+            )
+        ]
+
+    def _sort(self, session: Session) -> list[EngineEvent]:
+        """Sort the particles of siblings anew, as poses and maps are better now."""
+        learner = session.learner
+        assert learner.siblings is not None
+        sorting = sort_again(session) if learner.group == "C1" else None
+        if sorting is not None:
+            tell_apart(session, sorting.rows, sorting.second, sorting.differences)
+            return []
+        goes, stays = unite(session)
+        return [
+            EngineEvent(
+                kind="classes_merged",
+                message=(
+                    f"Classes {stays + 1} and {goes + 1}, two states of one structure, are one "
+                    f"again: hardly a particle is left in one of them, or a symmetry holds for both"
+                ),
+                class_index=stays,
+                values={"merged_class": float(goes)},
+            )
+        ]
 
     # ---- newcomers
 

@@ -1,0 +1,211 @@
+"""Whether the particles of one class are of two compositions or states, and which is which.
+
+One map of all particles and their poses is there already; what may differ is found in what the map
+leaves (``heterogeneity``), at low resolution, where a difference of a few per cent of the mass is
+strong enough. Each half-set finds its own direction of variation. If there are two states these are
+the same; what noise or chance makes they are not. Then both together sort the particles by
+expectation maximisation with poses held, so that it costs little.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from reconstruct.class_actions import Session
+from reconstruct.heterogeneity import (
+    Residuals,
+    leading_scores,
+    make_residuals,
+    random_scores,
+)
+from reconstruct.update import half_map_fsc, quotient, reference_cube, symmetric_plane
+
+__all__ = ["Sorting", "Split", "attempt_split", "sort_again"]
+
+Complex64 = npt.NDArray[np.complex64]
+Float64 = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+
+FEWEST = 1500  # particles that a difference is looked for in
+MOST_VALUES = 2_000_000  # coefficients of all particles that are looked at together
+FINER = 1.5  # how much further than where variation is looked for, the difference reaches
+AGREEMENT = 0.3  # correlation of the scores that the half-sets' directions give; chance: 0.05
+SIGMAS = 4.0  # of the variance along the other half-set's direction, above that of noise
+SHARE = 0.15  # of the particles, that each of two states must have
+PASSES = 6  # of expectation maximisation at each radius
+SURE = 0.9  # how far a class is believed when particles are sorted again
+
+
+@dataclass(frozen=True)
+class Sorting:
+    """Particles of one complex by state, and what sets the two maps off from that of both."""
+
+    rows: Rows
+    second: npt.NDArray[np.bool_]  # which of them are in the second state
+    differences: Complex64  # (2, g, g, r + 1)
+    share: float  # of the second state
+
+
+@dataclass(frozen=True)
+class Split:
+    """A class that holds two states."""
+
+    sorting: Sorting
+    agreement: float
+    gain: float  # nats per particle of two states along the direction of the other half-set
+
+
+def attempt_split(session: Session, k: int, *, number: int) -> Split | None:
+    """Look for two states among the particles of class ``k``; ``number`` keys what is random."""
+    learner = session.learner
+    first = learner.schedule.join_radius
+    rows = _latest(session, session.of_class(k), first)
+    if learner.backend.on_device or learner.optimizer.name != "em" or learner.siblings is not None:
+        return None
+    if len(rows) < FEWEST or learner.radius < first + 2:
+        return None
+    residuals = _residuals(session, rows, (k,), first)
+    rng = np.random.default_rng([*learner.seed, number])
+    members = [np.flatnonzero((residuals.half == h) & residuals.fit) for h in (0, 1)]
+    if min(len(one) for one in members) < FEWEST // 4:
+        return None
+    found = [leading_scores(residuals, one, rng) for one in members]
+    chance = [random_scores(residuals, one, rng)[other] for one, other in _crossed(members)]
+    noise = float(np.mean([scores.var() for scores in chance]))
+    fit = residuals.fit
+    agreement = float(np.corrcoef(found[0][fit], found[1][fit])[0, 1])
+    held_out = [scores[members[1 - h]] / np.sqrt(noise) for h, scores in enumerate(found)]
+    excess = [float(scores.var()) - 1.0 for scores in held_out]
+    sigmas = [e / np.sqrt(4.0 / len(s)) for e, s in zip(excess, held_out, strict=True)]
+    if abs(agreement) < AGREEMENT or min(sigmas) < SIGMAS:
+        return None
+    gain = float(np.mean([_gain(s, e) for s, e in zip(held_out, excess, strict=True)]))
+    # Each particle begins by the direction that the other half-set found.
+    scores = np.where(residuals.half == 0, np.sign(agreement) * found[1], found[0])
+    log_odds = 2.0 * np.sqrt(np.mean(excess)) * scores / np.sqrt(noise)
+    second = _probability(log_odds)
+    _, second = _two_maps(residuals, second, noise)
+    finer = min(round(FINER * first), learner.radius - 2)
+    rows, second = rows[-_room(session, finer) :], second[-_room(session, finer) :]
+    sorting = _sorted(session, rows, second, (k,), finer, noise)
+    if not SHARE <= sorting.share <= 1.0 - SHARE:
+        return None
+    return Split(sorting, abs(agreement), gain)
+
+
+def sort_again(session: Session) -> Sorting | None:
+    """Sort siblings' particles anew, as they are seen now; None if one state is left."""
+    learner = session.learner
+    assert learner.siblings is not None
+    classes = learner.siblings.classes
+    radius = min(round(FINER * learner.schedule.join_radius), learner.radius - 2)
+    rows = _latest(session, np.sort(np.concatenate([session.of_class(k) for k in classes])), radius)
+    if len(rows) < FEWEST // 2:
+        return None
+    known = session.classes[rows] == classes[1]
+    second = np.where(known, SURE, 1.0 - SURE)
+    sorting = _sorted(session, rows, second, classes, radius, None)
+    return sorting if SHARE <= sorting.share <= 1.0 - SHARE else None
+
+
+def _crossed(members: list[Rows]) -> tuple[tuple[Rows, Rows], ...]:
+    return (members[0], members[1]), (members[1], members[0])
+
+
+def _room(session: Session, radius: int) -> int:
+    return MOST_VALUES // session.learner.plane.count(radius)
+
+
+def _latest(session: Session, rows: Rows, radius: int) -> Rows:
+    return rows[-_room(session, radius) :]
+
+
+def _probability(log_odds: Float64) -> Float64:
+    return 1.0 / (1.0 + np.exp(-np.clip(log_odds, -50.0, 50.0)))
+
+
+def _gain(scores: Float64, excess: float) -> float:
+    """Mean log-likelihood of two states above that of one, of scores in deviations of noise."""
+    drive = np.sqrt(excess) * scores
+    return float((np.logaddexp(drive, -drive) - np.log(2.0) - 0.5 * excess).mean())
+
+
+def _residuals(session: Session, rows: Rows, classes: tuple[int, ...], radius: int) -> Residuals:
+    """Residuals of particles against the map of some classes together."""
+    learner = session.learner
+    total = sum(learner.statistics[h, k] for h in (0, 1) for k in classes)
+    clipped = np.clip(learner.fsc[classes[0]], 0.02, 0.999)
+    crop = symmetric_plane(total, learner.grid.reach(learner.radius))
+    spectrum = quotient(crop, learner.grid, learner.radius, 2 * clipped / (1 + clipped))
+    grid = learner.class_grid(classes[0])
+    poses = session.store.poses(rows)
+    return make_residuals(
+        session.weigh(rows, radius),
+        session.store.half_of(rows),
+        rotation=poses["rotation"],
+        shift=poses["shift"],
+        reference=reference_cube(spectrum, grid),
+        plane=learner.plane,
+        grid=grid,
+        radius=radius,
+    )
+
+
+def _sorted(
+    session: Session,
+    rows: Rows,
+    second: Float64,
+    classes: tuple[int, ...],
+    radius: int,
+    noise: float | None,
+) -> Sorting:
+    """Sort particles at ``radius`` shells, from what is believed of them."""
+    residuals = _residuals(session, rows, classes, radius)
+    if noise is None:
+        rng = np.random.default_rng([*session.learner.seed, session.learner.updates])
+        members = [np.flatnonzero((residuals.half == h) & residuals.fit) for h in (0, 1)]
+        noise = float(
+            np.mean([random_scores(residuals, a, rng)[b].var() for a, b in _crossed(members)])
+        )
+    differences, second = _two_maps(residuals, second, noise)
+    share = float(second[residuals.fit].mean())
+    return Sorting(rows, second > 0.5, differences, share)
+
+
+def _two_maps(residuals: Residuals, second: Float64, noise: float) -> tuple[Complex64, Float64]:
+    """Expectation maximisation of two maps with poses held.
+
+    Each map is that of both plus a difference whose power, shell by shell, is what the half-sets
+    agree about. ``noise`` is the variance of scores where nothing varies.
+
+    Returns
+    -------
+    Differences (2, g, g, r + 1), and the probability (b,) of the second state.
+    """
+    grid, radius = residuals.grid, residuals.radius
+    members = [np.flatnonzero((residuals.half == h) & residuals.fit) for h in (0, 1)]
+    assumed = np.full(radius + 1, 0.8)
+    differences: list[Complex64] = []
+    for _ in range(PASSES):
+        crops = [
+            [residuals.project_back(held, held, rows) for rows in members]
+            for held in (1.0 - second, second)
+        ]
+        apart = [
+            quotient(crops[1][h], grid, radius, assumed)
+            - quotient(crops[0][h], grid, radius, assumed)
+            for h in (0, 1)
+        ]
+        fsc = np.clip(half_map_fsc(apart[0], apart[1], grid, radius), 0.02, 0.97)
+        fraction = 2 * fsc / (1 + fsc)
+        differences = [quotient(one + two, grid, radius, fraction) for one, two in crops]
+        share = float(np.clip(second[residuals.fit].mean(), 0.02, 0.98))
+        log_odds = np.full(len(second), np.log(share / (1.0 - share)))
+        for sign, difference in zip((-1.0, 1.0), differences, strict=True):
+            product, power = residuals.match(residuals.slices(difference))
+            log_odds += sign * (product - 0.5 * power) / noise
+        second = _probability(log_odds)
+    return np.stack(differences), second
