@@ -20,7 +20,10 @@ NAN = np.nan
 SETTINGS = EngineSettings(
     max_resolution_angstrom=32.0, race_starts=2, race_particles=200, race_epochs=2, replay_passes=1
 )
-LIFE = {"class_born", "class_emptied", "class_recycled", "classes_merged", "junk_class"}
+LIFE = {
+    *("class_born", "class_emptied", "class_recycled", "class_split", "classes_merged"),
+    "junk_class",
+}
 
 
 def ball() -> np.ndarray:
