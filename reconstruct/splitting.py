@@ -14,13 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.class_actions import Session
+from reconstruct.class_actions import Session, alone, score
 from reconstruct.heterogeneity import (
     Residuals,
     leading_scores,
     make_residuals,
     random_scores,
 )
+from reconstruct.learner import Learner
 from reconstruct.update import half_map_fsc, quotient, reference_cube, symmetric_plane
 
 __all__ = ["Sorting", "Split", "attempt_split", "sort_again"]
@@ -36,6 +37,8 @@ AGREEMENT = 0.3  # correlation of the scores that the half-sets' directions give
 SIGMAS = 4.0  # of the variance along the other half-set's direction, above that of noise
 SHARE = 0.15  # of the particles, that each of two states must have
 PASSES = 6  # of expectation maximisation at each radius
+ASKED = 240  # particles that are searched everywhere in both maps
+STILL = 0.5  # of what poses held say for a particle's state, that a search everywhere must say
 SURE = 0.9  # how far a class is believed when particles are sorted again
 
 
@@ -47,6 +50,7 @@ class Sorting:
     second: npt.NDArray[np.bool_]  # which of them are in the second state
     differences: Complex64  # (2, g, g, r + 1)
     share: float  # of the second state
+    lead: Float64  # (n,) nats that the second state is ahead by, with poses held
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,11 @@ def attempt_split(session: Session, k: int, *, number: int) -> Split | None:
     scores = np.where(residuals.half == 0, np.sign(agreement) * found[1], found[0])
     log_odds = 2.0 * np.sqrt(np.mean(excess)) * scores / np.sqrt(noise)
     second = _probability(log_odds)
-    _, second = _two_maps(residuals, second, noise)
+    _, second, _ = _two_maps(residuals, second, noise)
     finer = min(round(FINER * first), learner.radius - 2)
     rows, second = rows[-_room(session, finer) :], second[-_room(session, finer) :]
     sorting = _sorted(session, rows, second, (k,), finer, noise)
-    if not SHARE <= sorting.share <= 1.0 - SHARE:
+    if not SHARE <= sorting.share <= 1.0 - SHARE or _one_turned(session, k, sorting, number):
         return None
     return Split(sorting, abs(agreement), gain)
 
@@ -109,6 +113,35 @@ def sort_again(session: Session) -> Sorting | None:
     second = np.where(known, SURE, 1.0 - SURE)
     sorting = _sorted(session, rows, second, classes, radius, None)
     return sorting if SHARE <= sorting.share <= 1.0 - SHARE else None
+
+
+def _one_turned(session: Session, k: int, sorting: Sorting, number: int) -> bool:
+    """Whether each state's particles find their place in the map of the other as well.
+
+    A map that is wrong as a whole, such as two structures on top of each other that differ by a
+    turn only, varies as well, but with poses free either state is as good as the other.
+    """
+    rng = np.random.default_rng([*session.learner.seed, number, 1])
+    some = np.sort(rng.permutation(len(sorting.rows))[:ASKED])
+    rows, evidence = sorting.rows[some], []
+    for difference in sorting.differences:
+        learner = alone(session, k, number)
+        _move(learner, difference)
+        found, result = score(session, learner, rows, 0, crossed=True)
+        evidence.append(result.poses.evidence.astype(np.float64)[np.argsort(found)])
+    lead = sorting.lead[some]
+    free = float((np.sign(lead) * (evidence[1] - evidence[0])).mean())
+    return free < STILL * float(abs(lead).mean())
+
+
+def _move(learner: Learner, difference: Complex64) -> None:
+    """Add a difference to the one map of a learner."""
+    held, reach = (learner.statistics.shape[2] - 1) // 2, difference.shape[2] - 1
+    span = slice(held - reach, held + reach + 1)
+    moved = learner.statistics[:, 0, span, span, : reach + 1]
+    moved[..., 0] += moved[..., 2] * difference.real
+    moved[..., 1] += moved[..., 2] * difference.imag
+    learner.make_references()
 
 
 def _crossed(members: list[Rows]) -> tuple[tuple[Rows, Rows], ...]:
@@ -170,12 +203,14 @@ def _sorted(
         noise = float(
             np.mean([random_scores(residuals, a, rng)[b].var() for a, b in _crossed(members)])
         )
-    differences, second = _two_maps(residuals, second, noise)
+    differences, second, lead = _two_maps(residuals, second, noise)
     share = float(second[residuals.fit].mean())
-    return Sorting(rows, second > 0.5, differences, share)
+    return Sorting(rows, second > 0.5, differences, share, lead)
 
 
-def _two_maps(residuals: Residuals, second: Float64, noise: float) -> tuple[Complex64, Float64]:
+def _two_maps(
+    residuals: Residuals, second: Float64, noise: float
+) -> tuple[Complex64, Float64, Float64]:
     """Expectation maximisation of two maps with poses held.
 
     Each map is that of both plus a difference whose power, shell by shell, is what the half-sets
@@ -183,12 +218,14 @@ def _two_maps(residuals: Residuals, second: Float64, noise: float) -> tuple[Comp
 
     Returns
     -------
-    Differences (2, g, g, r + 1), and the probability (b,) of the second state.
+    Differences (2, g, g, r + 1), the probability (b,) of the second state, and how many nats (b,)
+    it is ahead by if noise is white.
     """
     grid, radius = residuals.grid, residuals.radius
     members = [np.flatnonzero((residuals.half == h) & residuals.fit) for h in (0, 1)]
     assumed = np.full(radius + 1, 0.8)
     differences: list[Complex64] = []
+    lead = np.zeros(len(second))
     for _ in range(PASSES):
         crops = [
             [residuals.project_back(held, held, rows) for rows in members]
@@ -203,9 +240,9 @@ def _two_maps(residuals: Residuals, second: Float64, noise: float) -> tuple[Comp
         fraction = 2 * fsc / (1 + fsc)
         differences = [quotient(one + two, grid, radius, fraction) for one, two in crops]
         share = float(np.clip(second[residuals.fit].mean(), 0.02, 0.98))
-        log_odds = np.full(len(second), np.log(share / (1.0 - share)))
+        lead = np.zeros(len(second))
         for sign, difference in zip((-1.0, 1.0), differences, strict=True):
             product, power = residuals.match(residuals.slices(difference))
-            log_odds += sign * (product - 0.5 * power) / noise
-        second = _probability(log_odds)
-    return np.stack(differences), second
+            lead += sign * (product - 0.5 * power)
+        second = _probability(lead / noise + np.log(share / (1.0 - share)))
+    return np.stack(differences), second, lead
