@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from reconstruct.forecast import Forecast, forecast
+from reconstruct.snapshot import LEAST_PARTICLES
 from reconstruct.types import ClassSnapshot, Snapshot
 from reconstruct.verdicts import Verdict
 
@@ -16,7 +17,6 @@ __all__ = ["class_overlap", "converged", "enough_data", "forecast_of", "imposed_
 # Of particles asked (32 of each class), the share that the other class explains better: a half
 # where the maps are one and the same, 0 to 0.1 where they are two structures.
 OVERLAPPING = 0.3
-LEAST_PARTICLES = 300
 
 
 def forecast_of(item: ClassSnapshot, snapshot: Snapshot) -> Forecast | None:
