@@ -197,7 +197,7 @@ def time_to_map(backend: Backend, sizes: Sizes) -> Iterator[str]:
         f"{made.name}: {len(truth):,} particles with replay in {spent:.2f} s, {steps} updates, "
         f"{resolution():.1f} A against the truth (looks at the map not counted)"
     )
-    first = engine.settings.race_particles
+    first = engine._course.race_particles
     yield (
         f"{made.name}: first map (race over) after {marks.get(first, spent):.2f} s, stream over "
         f"after {marks[max(marks)]:.2f} s"

@@ -61,9 +61,16 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
         Keys what is random.
     stretch
         Times what bright particles need (``pace``).
+
+    Raises
+    ------
+    ValueError
+        Fewer than ``FEWEST`` particles of the class are held.
     """
+    if len(session.of_class(k)) < FEWEST:
+        raise ValueError(f"class {k + 1} has too few particles to be challenged")
     own = session.of_class(k)[-round(MOST * stretch) :]
-    judges = own[:: max(1, len(own) // JUDGES)][:JUDGES]
+    judges = own[np.linspace(0, len(own) - 1, JUDGES).astype(np.intp)]
     pupils = np.setdiff1d(own, judges)
     source = session.new_learner(number)
     batch = round(BATCH * stretch)
@@ -74,7 +81,9 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
             learn_cold(session, source, order[i : i + batch])
         epoch += 1
     holder = alone(session, k, number)
-    holder.hold_radius(source.radius)
+    radius = min(source.radius, holder.radius)  # neither is asked for what it cannot hold
+    for learner in (holder, source):
+        learner.hold_radius(radius)
     if holder.split:  # like with like: maps of half the particles
         source.split = True
         source.make_references()

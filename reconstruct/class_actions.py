@@ -197,6 +197,7 @@ def divide(
         held[slot] = np.float32(share) * held[k]
         held[k] *= np.float32(1.0 - share)
     learner.mask_radius[slot] = learner.mask_radius[k]
+    learner.class_share /= learner.class_share.sum()  # less what the class at rest held
     learner.resting[slot] = False
     learner.siblings = Siblings((k, slot), differences)
     learner.fsc = learner.compare_halves()

@@ -125,7 +125,11 @@ class Engine(Races):
             coefficients=np.bincount(self.plane.shell, minlength=self.max_radius + 1),
         )
         self._course = Course(settings, layout.schedule)
-        self._life = Lifecycle(most_classes=settings.n_classes + MOST_BORN)
+        self._life = Lifecycle(
+            most_classes=settings.n_classes + MOST_BORN,
+            splitting=settings.symmetry
+            == "C1",  # siblings could not be turned into a group's frame
+        )
         self._learners: list[Learner] = []
         self._set_pace(settings.start_stretch or 1.0)
         self._learners = [self._new_learner(i) for i in range(settings.race_starts)]

@@ -42,7 +42,7 @@ from reconstruct.update import (
     quotient,
 )
 
-__all__ = ["Learner"]
+__all__ = ["EVIDENCE_MEMORY", "Learner"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -50,6 +50,7 @@ Bools = npt.NDArray[np.bool_]
 
 FSC_FRACTION = 0.9  # signal share assumed while the half maps are compared with each other
 NARROWEST_MASK = 0.15  # of the box, as a radius
+EVIDENCE_MEMORY = 500.0  # particles, of the running mean
 FSC_EVERY = 3  # updates between half-map comparisons while the radius cannot grow anyway
 
 
@@ -238,7 +239,7 @@ class Learner:
         self.presented += len(batch)
         self.updates += 1
         if self.cubes is not None:
-            keep = np.exp(-len(batch) / 500.0)
+            keep = np.exp(-len(batch) / EVIDENCE_MEMORY)
             mean = float(found.poses.evidence.mean())
             self.evidence = keep * self.evidence + (1 - keep) * mean
         self._renew(workers, len(batch))

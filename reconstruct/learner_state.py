@@ -91,7 +91,8 @@ def restore_learner(
     learner.n_classes = len(learner.fsc)  # one may have been born
     resting = arrays.get("resting", np.zeros(learner.n_classes))
     learner.resting = np.array(resting, dtype=np.bool_)
-    learner.siblings = restore_siblings(arrays)
+    # only the host knows siblings: taken up on a device they go on as two classes
+    learner.siblings = None if learner.backend.on_device else restore_siblings(arrays)
     learner.cubes = None
     if meta["started"]:
         learner.make_references()

@@ -30,6 +30,7 @@ from reconstruct.class_actions import (
     unite,
 )
 from reconstruct.coverage import orientation_coverage
+from reconstruct.learner import Learner
 from reconstruct.merging import candidates, try_merger
 from reconstruct.outliers import newcomers
 from reconstruct.quality import RESOLUTION_FSC, crossing_radius
@@ -62,6 +63,7 @@ class Lifecycle:
     """When classes are looked at next, and what was said of them."""
 
     most_classes: int
+    splitting: bool = True  # whether two states of one structure are looked for
     stretch: float = 1.0  # of a start, against one of bright particles
     next_review: float = 0.0  # presentations of the learner
     alarm_at: int = 0  # particles trained when a newcomer was first suspected; 0: no suspicion
@@ -86,11 +88,14 @@ class Lifecycle:
         far_enough = learner.radius >= min(REVIEW_RADIUS, learner.max_radius)
         due = learner.presented >= self.next_review and far_enough
         if due and (learner.n_classes > 1 or self.stretch > 1.0):
+            self._look_at_views(session)
             self.next_review = learner.presented * REVIEW_GROWTH
             if learner.n_classes > 1:
                 events += self._review(session)
-            self._look_at_views(session)
             events += self._challenge(session)
+            resting = np.flatnonzero(learner.resting)
+            if len(resting) and self.splitting and learner.siblings is None:
+                events += self._split(session, int(resting[0]))
         if learner.siblings is not None and learner.presented >= self.next_sorting:
             self.next_sorting = learner.presented * SORT_GROWTH
             events += self._sort(session)
@@ -104,9 +109,11 @@ class Lifecycle:
         """
         if self.stretch == 1.0 and n_classes == 1:
             return (self.unsettled,)
+        found_wrong = {0} if self.unsettled else set()
         known = self.stretch == 1.0 and self.next_review > 0  # how even the views are
         return tuple(
-            k not in self.stood and (k in self.uneven or not known) for k in range(n_classes)
+            k not in self.stood and (k in self.uneven or k in found_wrong or not known)
+            for k in range(n_classes)
         )
 
     # ---- reviews
@@ -120,8 +127,6 @@ class Lifecycle:
         # A class that was freed is worth a birth at once; later ones wait for a sign of newcomers.
         if events and learner.resting.any() and session.trained >= WINDOW:
             events += self._birth(session, int(np.flatnonzero(learner.resting)[0]), kind="recycled")
-        if learner.resting.any() and learner.siblings is None and learner.group == "C1":
-            events += self._split(session, int(np.flatnonzero(learner.resting)[0]))
         return events + self._name_junk(session, evidence)
 
     def _merge(self, session: Session, evidence: Float64) -> list[EngineEvent]:
@@ -172,12 +177,11 @@ class Lifecycle:
     def _challenge(self, session: Session) -> list[EngineEvent]:
         """Let fresh starts try the maps that may be wrong."""
         learner = session.learner
-        counts = np.bincount(session.classes, minlength=learner.n_classes)
         events: list[EngineEvent] = []
         if learner.group != "C1":
             return events  # a start would have to be turned into the group's frame
         for k in np.flatnonzero(self.doubted(learner.n_classes) & ~learner.resting).tolist():
-            if counts[k] < FEWEST * self.stretch or k in self.junk:
+            if len(session.of_class(k)) < FEWEST * self.stretch or k in self.junk:
                 continue
             if learner.siblings is not None and k in learner.siblings.classes:
                 continue  # its map is not its own
@@ -212,11 +216,19 @@ class Lifecycle:
             )
         return events
 
+    @staticmethod
+    def _independent(learner: Learner) -> npt.NDArray[np.bool_]:
+        """Which classes (K,) have a map of their own: siblings are united, not put to rest."""
+        own = ~learner.resting
+        if learner.siblings is not None:
+            own[list(learner.siblings.classes)] = False
+        return own
+
     def _rest_the_empty(self, session: Session) -> list[EngineEvent]:
         learner = session.learner
         least = EMPTY_SHARE / learner.n_classes
         events = []
-        for k in np.flatnonzero((learner.class_share < least) & ~learner.resting):
+        for k in np.flatnonzero((learner.class_share < least) & self._independent(learner)):
             if np.count_nonzero(~learner.resting) == 1:
                 break  # one map stays
             share = float(learner.class_share[k])
@@ -235,7 +247,7 @@ class Lifecycle:
         learner = session.learner
         counts = np.bincount(session.classes, minlength=learner.n_classes)
         events: list[EngineEvent] = []
-        awake = np.flatnonzero(~learner.resting)
+        awake = np.flatnonzero(self._independent(learner))
         told = np.nan_to_num(np.diag(evidence)[awake], nan=np.inf)
         best = awake[np.argmax(told)] if len(awake) else -1
         for k in awake:
@@ -287,6 +299,7 @@ class Lifecycle:
         """Forget what was said of classes that hold another map now."""
         self.junk = tuple(k for k in self.junk if k not in classes)
         self.stood = tuple(k for k in self.stood if k not in classes)
+        self.uneven = tuple(sorted({*self.uneven, *classes}))  # until their views are looked at
 
     # ---- two states of one complex
 
@@ -296,6 +309,8 @@ class Lifecycle:
         k = int(np.argmax(np.where(learner.resting, -1.0, learner.class_share)))
         if self.doubted(learner.n_classes)[k]:
             return []  # a wrong map varies as well
+        if learner.class_share[slot] * learner.n_classes > EMPTY_SHARE:
+            return []  # the class at rest stands for particles that no map explains
         self.splits += 1
         found = attempt_split(session, k, number=SPLIT_SEEDS + self.splits)
         if found is None:
@@ -305,6 +320,10 @@ class Lifecycle:
         tell_apart(session, sorting.rows, sorting.second, sorting.differences)
         self.next_sorting = learner.presented * SORT_GROWTH
         self._doubt(slot)
+        if k in self.stood:  # both have the map that stood
+            self.stood = tuple(sorted((*self.stood, slot)))
+        if k not in self.uneven:
+            self.uneven = tuple(one for one in self.uneven if one != slot)
         return [
             EngineEvent(
                 kind="class_split",

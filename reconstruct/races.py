@@ -31,7 +31,7 @@ from reconstruct.layout import Layout
 from reconstruct.learner import Learner
 from reconstruct.learner_state import new_learner
 from reconstruct.lifecycle import Lifecycle
-from reconstruct.pace import stretch_for, stretched
+from reconstruct.pace import mean_evidence, stretch_for, stretched
 from reconstruct.search import WeightedBatch
 from reconstruct.store import ParticleStore
 from reconstruct.symmetry_course import SymmetryCourse
@@ -41,6 +41,7 @@ __all__ = ["Races"]
 
 Rows = npt.NDArray[np.intp]
 
+SLOW_SEEDS = 500  # numbers of the starts that begin anew
 _BLAS = ThreadpoolController()
 
 
@@ -100,13 +101,13 @@ class Races(ABC):
         if settled or not course.racing or course.trained < looked_at:
             return None
         course.paced = True
-        explained = self._leader.evidence
+        explained = mean_evidence(self._leader)
         stretch = stretch_for(explained)
         if stretch == 1.0:
             return None
-        first = self.settings.race_starts
         self._set_pace(stretch)
-        self._learners = [self._new_learner(first + number) for number in range(first)]
+        starts = range(self.settings.race_starts)
+        self._learners = [self._new_learner(SLOW_SEEDS + number) for number in starts]
         return pace_event(explained, stretch, looked_at=looked_at, particles=course.race_particles)
 
     def _race_again(self, particles: int) -> StepReport:

@@ -152,11 +152,12 @@ class EngineSettings:
             "mask_diameter_angstrom": self.mask_diameter_angstrom,
             "particles_to_use": self.particles_to_use,
             "learning_rate": self.learning_rate,
-            "start_stretch": self.start_stretch,
         }
         for name, value in positive.items():
             if value is not None and not value > 0:
                 raise ValueError(f"{name} must be above 0, not {value}")
+        if self.start_stretch is not None and not self.start_stretch >= 1:
+            raise ValueError(f"start_stretch must be 1 or more, not {self.start_stretch}")
         if self.max_shift_angstrom is not None and not self.max_shift_angstrom >= 0:
             raise ValueError(f"max_shift_angstrom must be 0 or more, not {self.max_shift_angstrom}")
         if self.store_particles is not None and self.store_particles < self.race_particles:

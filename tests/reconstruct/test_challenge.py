@@ -17,6 +17,7 @@ from reconstruct.engine import Engine
 from reconstruct.learner_state import new_learner
 from reconstruct.lifecycle import Lifecycle
 from reconstruct.quality import align_to_truth
+from reconstruct.search import local_start
 from reconstruct.types import EngineSettings
 from reconstruct.update import box_volume
 from tests.reconstruct.small_sets import GEOMETRY, demo_map, rows, simulated
@@ -31,7 +32,7 @@ CHALLENGED = {"map_confirmed", "map_in_doubt", "class_restarted"}
 
 @pytest.fixture(scope="module")
 def engine() -> Engine:
-    """A session that found its map."""
+    """A session with a map of its own."""
     found = Engine(SETTINGS, GEOMETRY)
     found.add(simulated(PARTICLES).particle_images())
     for _ in found.finish():
@@ -45,7 +46,7 @@ def session(engine: Engine) -> Iterator[Session]:
         meta, arrays = engine.dump()
         copied = {name: array.copy() for name, array in arrays.items()}
         again = Engine.load(SETTINGS, GEOMETRY, meta, copied, engine.dump_store(0))
-        yield Session(
+        found = Session(
             learner=again._leader,
             store=again._store,
             trained=PARTICLES,
@@ -53,6 +54,25 @@ def session(engine: Engine) -> Iterator[Session]:
             workers=workers,
             new_learner=partial(new_learner, SETTINGS, again._layout, backend=again.backend),
         )
+        know_the_poses(found)
+        yield found
+
+
+def know_the_poses(session: Session) -> None:
+    """Make the map from the true poses."""
+    learner, particles = session.learner, simulated(PARTICLES)
+    rows = np.arange(PARTICLES)
+    half = session.store.half_of(rows)
+    order = np.argsort(half, kind="stable")
+    poses = local_start(
+        particles.rotations[order].reshape(-1, 9).astype(np.float32),
+        (particles.shifts_angstrom[order] / GEOMETRY.pixel_size_angstrom).astype(np.float32),
+        np.zeros(PARTICLES, np.int32),
+        keep=1,
+    )
+    learner.statistics[:] = 0
+    batch = session.weigh(rows[order], learner.insert_radius)
+    learner.adopt(batch, half[order], poses, workers=session.workers)
 
 
 def correlation(session: Session) -> float:
@@ -138,3 +158,22 @@ def test_a_session_challenges_by_itself_and_says_how_it_went() -> None:
     told = next(e for e in events if e.kind in CHALLENGED)
     assert {"start", "map", "agreement"} == set(told.values)
     assert engine._life.challenges >= 1
+
+
+def test_a_class_that_a_bounded_store_has_let_go_of_is_not_challenged(session: Session) -> None:
+    with pytest.raises(ValueError, match="class 1 has too few particles"):
+        challenge(replace(session, trained=200), 0, number=5, stretch=0.1)
+
+
+def test_a_class_that_holds_another_map_is_doubted_until_it_was_looked_at() -> None:
+    life = Lifecycle(most_classes=5, next_review=4000.0, stood=(1,), junk=(1,))
+    assert life.doubted(2) == (False, False)
+    life._doubt(1)
+    assert life.doubted(2) == (False, True)
+    assert life.junk == life.stood == ()
+
+
+def test_a_near_ball_stays_in_doubt_beside_a_class_that_was_born() -> None:
+    life = Lifecycle(most_classes=5, unsettled=True, next_review=4000.0)
+    assert life.doubted(1) == (True,)
+    assert life.doubted(2) == (True, False)

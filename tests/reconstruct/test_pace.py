@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from reconstruct.engine import Engine
-from reconstruct.pace import LONGEST, stretch_for, stretched
+from reconstruct.learner import EVIDENCE_MEMORY
+from reconstruct.pace import LONGEST, mean_evidence, stretch_for, stretched
 from reconstruct.schedule import Schedule
 from reconstruct.types import EngineSettings, ParticleImages
 from tests.reconstruct.small_sets import GEOMETRY, rows, simulated
 from tests.reconstruct.test_engine import SETTINGS
+from tests.reconstruct.test_learner import make_learner
 
 BRIGHT_SNR, DIM_SNR = 0.3, 0.01
 AUTO = replace(SETTINGS, replay_passes=0)
@@ -24,8 +26,8 @@ def images(snr: float, count: int = 260) -> ParticleImages:
 
 
 def test_a_start_is_stretched_between_1_and_a_limit() -> None:
-    assert stretch_for(500.0) == stretch_for(18.0) == 1.0
-    assert 1.0 < stretch_for(12.0) < stretch_for(7.0) < LONGEST
+    assert stretch_for(500.0) == stretch_for(21.0) == 1.0
+    assert 1.0 < stretch_for(14.0) < stretch_for(8.0) < LONGEST
     assert stretch_for(0.0) == stretch_for(-4.0) == LONGEST
 
 
@@ -62,8 +64,8 @@ def test_a_user_may_set_the_pace() -> None:
     engine, kinds = told(replace(AUTO, start_stretch=1.0), images(DIM_SNR, 150))
     assert "low_signal" not in kinds
     assert engine.phase != "initial"
-    with pytest.raises(ValueError, match="start_stretch must be above 0"):
-        replace(AUTO, start_stretch=0.0)
+    with pytest.raises(ValueError, match="start_stretch must be 1 or more"):
+        replace(AUTO, start_stretch=0.5)
 
 
 def test_the_pace_survives_a_restart() -> None:
@@ -76,3 +78,11 @@ def test_the_pace_survives_a_restart() -> None:
             pass
     mine, other = (one.snapshot().classes[0].volume for one in (engine, again))
     assert np.array_equal(mine, other)
+
+
+def test_the_first_look_is_a_mean_without_the_zero_it_began_with() -> None:
+    learner = make_learner()
+    for presented in (100, 500, 3000):
+        learner.presented = presented
+        learner.evidence = 25.0 * (1 - np.exp(-presented / EVIDENCE_MEMORY))
+        assert mean_evidence(learner) == pytest.approx(25.0)
