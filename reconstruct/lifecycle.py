@@ -87,7 +87,7 @@ class Lifecycle:
         events = self._watch(session) if streaming else []
         far_enough = learner.radius >= min(REVIEW_RADIUS, learner.max_radius)
         due = learner.presented >= self.next_review and far_enough
-        if due and (learner.n_classes > 1 or self.stretch > 1.0):
+        if due and (learner.n_classes > 1 or any(self.doubted(1))):
             self._look_at_views(session)
             self.next_review = learner.presented * REVIEW_GROWTH
             if learner.n_classes > 1:
@@ -108,7 +108,7 @@ class Lifecycle:
         it; a class that took a wrong turn then crowds its views, as one of dim particles need not.
         """
         if self.stretch == 1.0 and n_classes == 1:
-            return (self.unsettled,)
+            return (self.unsettled and 0 not in self.stood,)
         found_wrong = {0} if self.unsettled else set()
         known = self.stretch == 1.0 and self.next_review > 0  # how even the views are
         return tuple(

@@ -177,3 +177,5 @@ def test_a_near_ball_stays_in_doubt_beside_a_class_that_was_born() -> None:
     life = Lifecycle(most_classes=5, unsettled=True, next_review=4000.0)
     assert life.doubted(1) == (True,)
     assert life.doubted(2) == (True, False)
+    life.stood = (0,)
+    assert life.doubted(1) == (False,)
