@@ -26,6 +26,12 @@ LIFE = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_challenges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh starts have tests of their own, and take most of a small session's time."""
+    monkeypatch.setattr(Lifecycle, "_challenge", lambda self, session: [])
+
+
 def ball() -> np.ndarray:
     """A hollow ball: nothing like the demo's particle."""
     axis = (np.arange(GEOMETRY.box) - GEOMETRY.box // 2).astype(np.float32)
