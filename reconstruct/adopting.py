@@ -14,11 +14,10 @@ import numpy.typing as npt
 
 from reconstruct.imposing import nowhere
 from reconstruct.learner import Learner
-from reconstruct.snapshot import honest_resolution
+from reconstruct.snapshot import class_volume, honest_resolution
 from reconstruct.symmetry import is_subgroup, parse_group
 from reconstruct.symmetry_naming import SymmetryVerdict, find_axes, name_symmetry
 from reconstruct.types import EngineEvent
-from reconstruct.update import box_volume
 
 __all__ = [
     "AUTO",
@@ -73,8 +72,7 @@ def name_classes(learner: Learner, *, box_angstrom: float) -> ClassNames:
     volumes: dict[int, npt.NDArray[np.float32]] = {}
     verdicts: dict[int, SymmetryVerdict] = {}
     for k in np.flatnonzero(~learner.resting).tolist():
-        spectrum = learner.map_spectrum(k, learner.fsc[k], radius=learner.radius)
-        volumes[k] = box_volume(spectrum, learner.class_grid(k), windowed=True)
+        volumes[k] = class_volume(learner, k)
         if learner.class_share[k] * learner.n_classes < MINOR_SHARE:
             continue
         resolution = honest_resolution(learner.fsc[k], box_angstrom)

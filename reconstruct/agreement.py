@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from reconstruct.learner import Learner
 from reconstruct.quality import align_to_truth
+from reconstruct.snapshot import class_volume
 from reconstruct.symmetry_naming import centre_of_mass_pixels
-from reconstruct.update import box_volume
 
 __all__ = ["AGREED", "agreement", "without_ball"]
 
@@ -38,10 +38,7 @@ def agreement(first: Learner, second: Learner) -> float:
     are none.
     """
     radius = min(first.radius, second.radius)
-    maps = []
-    for learner in (first, second):
-        spectrum = learner.map_spectrum(0, learner.fsc[0], radius=radius)
-        maps.append(without_ball(box_volume(spectrum, learner.class_grid(0), windowed=True)))
+    maps = [without_ball(class_volume(one, 0, radius=radius)) for one in (first, second)]
     laid = align_to_truth(
         maps[0], maps[1], 1.0, search_radius=min(radius, SEARCHED), refine_radius=radius,
         grid=ROTATIONS, shift_reach=CENTRED,

@@ -90,12 +90,12 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
     # the map may remember a judge, but only in the half-set that it is of; the start knows none
     _, before = score(session, holder, judges, 0, crossed=True)
     _, after = score(session, source, judges, 0, crossed=True)
-    agreed = agreement(holder, source)
-    # what its half-sets learned from one shared reference would flatter them
-    source.split_halves(source.schedule.join_radius + 1)
-    return Challenge(
+    found = Challenge(
         source,
         float(before.poses.evidence.mean(dtype=np.float64)),
         float(after.poses.evidence.mean(dtype=np.float64)),
-        agreed,
+        agreement(holder, source),
     )
+    if found.won:  # what its half-sets learned from one shared reference would flatter them
+        source.split_halves(source.schedule.join_radius + 1)
+    return found

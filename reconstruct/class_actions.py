@@ -77,12 +77,10 @@ def score(
     ``crossed`` scores each half-set against the map of the other. The first result is the rows in
     the order of the second.
     """
-    half = session.store.half_of(rows) ^ int(crossed)
-    order = np.argsort(half, kind="stable")
-    rows = rows[order]
+    rows, half = session.store.by_half(rows, crossed=crossed)
     batch = session.weigh(rows, learner.insert_radius)
     rng = np.random.default_rng([*learner.seed, learner.updates, k])
-    return rows, learner.score_class(batch, half[order], k, rng=rng, workers=session.workers)
+    return rows, learner.score_class(batch, half, k, rng=rng, workers=session.workers)
 
 
 def forgotten(session: Session, k: int) -> Rows:
@@ -127,11 +125,10 @@ def alone(session: Session, k: int, number: int) -> Learner:
 
 def learn_cold(session: Session, learner: Learner, rows: Rows) -> None:
     """One update of a start that has no map yet."""
-    half = session.store.half_of(rows)
-    order = np.argsort(half, kind="stable")
+    rows, half = session.store.by_half(rows)
     learner.learn(
-        session.weigh(rows[order], learner.insert_radius),
-        half[order],
+        session.weigh(rows, learner.insert_radius),
+        half,
         window=memory_window(0, learner.presented, cold=True, schedule=learner.schedule),
         cold=True,
         workers=session.workers,
@@ -191,7 +188,10 @@ def replace_map(session: Session, k: int, source: Learner) -> int:
 def divide(
     session: Session, k: int, slot: int, *, differences: npt.NDArray[np.complex64], share: float
 ) -> None:
-    """Make class ``slot``, which is at rest, the sibling of class ``k``, with a share of it."""
+    """Make class ``slot``, which is at rest, the sibling of class ``k``, with a share of it.
+
+    ``tell_apart`` comes next: it sorts the particles and makes the references.
+    """
     learner = session.learner
     for held in (learner.statistics.swapaxes(0, 1), learner.mass, learner.class_share):
         held[slot] = np.float32(share) * held[k]
@@ -201,7 +201,6 @@ def divide(
     learner.resting[slot] = False
     learner.siblings = Siblings((k, slot), differences)
     learner.fsc = learner.compare_halves()
-    learner.make_references()
 
 
 def tell_apart(
@@ -209,16 +208,14 @@ def tell_apart(
     rows: Rows,
     second: npt.NDArray[np.bool_],
     differences: npt.NDArray[np.complex64],
-) -> int:
-    """Give siblings new differences, and sort particles into them; how many changed sides."""
+) -> None:
+    """Give siblings new differences, and sort particles into them."""
     learner = session.learner
     assert learner.siblings is not None
     learner.siblings = Siblings(learner.siblings.classes, differences)
     classes = np.where(second, *learner.siblings.classes[::-1]).astype(np.int32)
-    changed = int((session.store["class_index"][rows] != classes).sum())
     session.store["class_index"][rows] = classes
     learner.make_references()
-    return changed
 
 
 def unite(session: Session) -> tuple[int, int]:

@@ -271,9 +271,7 @@ class Engine(Races):
         window: float | None = None,
     ) -> StepReport:
         leader_before = self._leader
-        half = self._store.half_of(rows)
-        order = np.argsort(half, kind="stable")
-        rows, half = rows[order], half[order]
+        rows, half = self._store.by_half(rows)
         start = Start(**self._store.poses(rows)) if local else None
         result: LearnResult | None = None
         evidence, transfer = 0.0, np.zeros(0)

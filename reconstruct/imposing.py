@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct.learner import Learner
+from reconstruct.snapshot import class_volume
 from reconstruct.store import ParticleStore
 from reconstruct.symmetry import (
     rotate_poses,
@@ -21,7 +22,7 @@ from reconstruct.symmetry import (
     storable_statistics,
 )
 from reconstruct.symmetry_naming import SymmetryVerdict, find_axes
-from reconstruct.update import box_volume, symmetric_plane
+from reconstruct.update import symmetric_plane
 
 __all__ = ["impose", "nowhere", "seek_axes"]
 
@@ -33,9 +34,7 @@ def seek_axes(learner: Learner, group: str) -> tuple[SymmetryVerdict, ...]:
         if learner.resting[k]:
             found.append(nowhere(group))
             continue
-        spectrum = learner.map_spectrum(k, learner.fsc[k], radius=learner.radius)
-        volume = box_volume(spectrum, learner.class_grid(k), windowed=True)
-        found.append(find_axes(volume, group))
+        found.append(find_axes(class_volume(learner, k), group))
     return tuple(found)
 
 

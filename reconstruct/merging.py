@@ -76,9 +76,7 @@ def try_merger(session: Session, j: int, k: int, *, number: int) -> Merger:
     for epoch in range(EPOCHS):
         order = np.random.default_rng([*source.seed, epoch]).permutation(lesson)
         for i in range(0, len(order), BATCH):
-            rows = order[i : i + BATCH]
-            half = session.store.half_of(rows)
-            rows, half = rows[np.argsort(half, kind="stable")], np.sort(half)
+            rows, half = session.store.by_half(order[i : i + BATCH])
             source.learn(
                 session.weigh(rows, source.insert_radius),
                 half,

@@ -33,6 +33,7 @@ from reconstruct.learner_state import new_learner
 from reconstruct.lifecycle import Lifecycle
 from reconstruct.pace import mean_evidence, stretch_for, stretched
 from reconstruct.search import WeightedBatch
+from reconstruct.spherical import Sphericity
 from reconstruct.store import ParticleStore
 from reconstruct.symmetry_course import SymmetryCourse
 from reconstruct.types import EngineEvent, EngineSettings, Geometry, StepReport
@@ -126,18 +127,16 @@ class Races(ABC):
             starts=self.settings.race_starts,
             particles=self._course.trained,
         )
-        if found := self._begin_spherical(self._leader):
+        seen = self._near_ball(self._leader)
+        if found := self._begin_spherical(self._leader, seen):
             return with_events(report, event, found)
-        if doubt := self._doubt_ball():
+        if doubt := self._doubt_ball(seen):
             report = with_events(report, doubt)
         return with_events(report, event, self._begin_halves(self._course.schedule.join_radius + 1))
 
-    def _doubt_ball(self) -> EngineEvent | None:
+    def _doubt_ball(self, seen: Sphericity | None) -> EngineEvent | None:
         """Doubt the map of a particle that is nearly a ball if two starts found different ones."""
-        if self.settings.n_classes > 1 or len(self._learners) < 2:
-            return None
-        share = self._view_share(self._leader)
-        if share >= spherical.SPHERICAL_SHARE:
+        if seen is None or len(self._learners) < 2:
             return None
         best, second = sorted(self._learners, key=lambda learner: -learner.evidence)[:2]
         with _BLAS.limit(limits=1, user_api="blas"):
@@ -145,20 +144,18 @@ class Races(ABC):
         if agreed >= AGREED:
             return None
         self._life.unsettled = True
-        return ball_event(share, agreed)
+        return ball_event(seen.share, agreed)
 
-    def _view_share(self, leader: Learner) -> float:
-        """Share of the evidence of some particles that only views explain."""
-        rows, half = self._probed()
+    def _near_ball(self, leader: Learner) -> Sphericity | None:
+        """How little views explain of some particles, if it is little and matters; or None."""
+        asked = self._symmetry.wanted in spherical.CUBIC or len(self._learners) > 1
+        if self.settings.n_classes > 1 or not asked:
+            return None
+        rows, half = self._store.by_half(self._replayable[: spherical.PROBED])
         batch = self._weighted(rows, leader.insert_radius)
         with _BLAS.limit(limits=1, user_api="blas"):
-            return spherical.sphericity(leader, batch, half, workers=self._workers).share
-
-    def _probed(self) -> tuple[Rows, Rows]:
-        """Particles that are asked about views, and their half-sets, in order of these."""
-        rows = self._replayable[: spherical.PROBED]
-        half = self._store.half_of(rows)
-        return rows[np.argsort(half, kind="stable")], np.sort(half)
+            seen = spherical.sphericity(leader, batch, half, workers=self._workers)
+        return seen if seen.near_ball else None
 
     def _begin_halves(self, radius: int) -> EngineEvent:
         """Go on with the leader alone, its half-sets on their own from ``radius`` shells on."""
@@ -169,22 +166,19 @@ class Races(ABC):
         leader.split_halves(radius)
         return mask_event(2 * float(leader.mask_radius.max()) * self.geometry.pixel_size_angstrom)
 
-    def _begin_spherical(self, leader: Learner) -> EngineEvent | None:
+    def _begin_spherical(self, leader: Learner, seen: Sphericity | None) -> EngineEvent | None:
         """Race by other rules where the particle is nearly a ball and its group is known."""
         group, course = self._symmetry.wanted, self._course
-        if group not in spherical.CUBIC or self.settings.n_classes > 1:
+        if seen is None or group not in spherical.CUBIC:
             return None
-        rows, half = self._probed()
-        batch = self._weighted(rows, leader.insert_radius)
         with _BLAS.limit(limits=1, user_api="blas"):
-            share = spherical.view_share(leader, batch, half, group, workers=self._workers)
-        if share is None:
-            return None
+            if spherical.shows_axes(leader, group):
+                return None
         course.spherical_cursor = 0
         first = self.settings.race_starts
         fresh = [self._new_learner(first + number) for number in range(spherical.STARTS)]
         self._learners = spherical.prepare_starts(fresh, leader, group)
-        return spherical_event(share, group, starts=spherical.STARTS)
+        return spherical_event(seen.share, group, starts=spherical.STARTS)
 
     def _spherical_again(self) -> StepReport:
         """One update of the course of near-spherical particles."""

@@ -48,13 +48,12 @@ def class_overlaps(
     samples = [_sample(classes, i, float(learner.mass[i]), store) for i in range(n_classes)]
     used = [i for i, rows in enumerate(samples) if len(rows) >= FEWEST and not learner.resting[i]]
     for i in used:
-        half = store.half_of(samples[i]) ^ 1  # scored by the other half-set's map
-        order = np.argsort(half, kind="stable")
-        batch = weigh(samples[i][order], learner.insert_radius)
+        rows, half = store.by_half(samples[i], crossed=True)
+        batch = weigh(rows, learner.insert_radius)
         evidence = {}
         for j in used:
             rng = np.random.default_rng([*learner.seed, learner.updates, j])
-            alone = learner.score_class(batch, half[order], j, rng=rng, workers=workers)
+            alone = learner.score_class(batch, half, j, rng=rng, workers=workers)
             evidence[j] = alone.poses.evidence
         for j in used:
             shares[i, j] = (evidence[j] > evidence[i]).mean()

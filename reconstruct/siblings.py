@@ -17,7 +17,7 @@ import numpy.typing as npt
 from reconstruct.backend import Backend
 from reconstruct.update import symmetric_plane
 
-__all__ = ["Siblings", "class_crop", "dump_siblings", "restore_siblings"]
+__all__ = ["Siblings", "class_crop", "dump_siblings", "move", "restore_siblings"]
 
 Complex64 = npt.NDArray[np.complex64]
 Float32 = npt.NDArray[np.float32]
@@ -52,15 +52,19 @@ def class_crop(
     crop = symmetric_plane(backend.asnumpy(total), reach)
     if siblings is None or not sibling:
         return crop
-    difference = siblings.differences[siblings.classes.index(k)]
-    own = difference.shape[2] - 1
+    move(crop, siblings.differences[siblings.classes.index(k)])
+    return crop
+
+
+def move(statistics: Float32, difference: Complex64) -> None:
+    """Add a difference (g, g, r + 1) to the map that statistics (g, g, .., 3) of a class hold."""
+    reach, own = (statistics.shape[0] - 1) // 2, difference.shape[2] - 1
     common = min(own, reach)
     mine, its = (slice(r - common, r + common + 1) for r in (reach, own))
-    moved = crop[mine, mine, : common + 1]
+    moved = statistics[mine, mine, : common + 1]
     part = difference[its, its, : common + 1]
     moved[..., 0] += moved[..., 2] * part.real
     moved[..., 1] += moved[..., 2] * part.imag
-    return crop
 
 
 def dump_siblings(siblings: Siblings | None) -> dict[str, npt.NDArray[np.generic]]:

@@ -17,6 +17,7 @@ __all__ = [
     "LEAST_PARTICLES",
     "class_snapshot",
     "class_snapshots",
+    "class_volume",
     "direction_histogram",
     "honest_resolution",
     "tells_signal",
@@ -64,6 +65,12 @@ def direction_histogram(directions: npt.NDArray[np.floating]) -> npt.NDArray[np.
     limits = [[0, np.pi], [-np.pi, np.pi]]
     counts: npt.NDArray[np.float64] = np.histogram2d(tilt, rot, bins=VIEW_BINS, range=limits)[0]
     return counts
+
+
+def class_volume(learner: Learner, k: int, *, radius: int | None = None) -> npt.NDArray[np.float32]:
+    """Map (box, box, box) of class ``k`` in its own mask, at its working radius or ``radius``."""
+    spectrum = learner.map_spectrum(k, learner.fsc[k], radius=radius or learner.radius)
+    return box_volume(spectrum, learner.class_grid(k), windowed=True)
 
 
 def class_snapshot(

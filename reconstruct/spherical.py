@@ -37,10 +37,10 @@ __all__ = [
     "keep_best",
     "prepare_starts",
     "restart_radius",
+    "shows_axes",
     "sphericity",
     "stage_of",
     "steer",
-    "view_share",
     "window_of",
 ]
 
@@ -129,23 +129,9 @@ def _radius(per_diameter: float, learner: Learner) -> int:
     return int(np.clip(shells, learner.schedule.start_radius, learner.max_radius))
 
 
-def view_share(
-    learner: Learner,
-    batch: WeightedBatch,
-    half: npt.NDArray[np.intp],
-    group: str,
-    *,
-    workers: Executor,
-) -> float | None:
-    """Share of the evidence that views explain, if this course is for the particle; or None.
-
-    It is not where views explain much, nor where the map shows the axes of ``group`` already.
-    """
-    found = sphericity(learner, batch, half, workers=workers)
-    if not found.near_ball:
-        return None
-    fit = max(verdict.score for verdict in seek_axes(learner, group))
-    return None if fit >= SYMMETRY_SCORE else found.share
+def shows_axes(learner: Learner, group: str) -> bool:
+    """Whether the map shows the axes of ``group`` already, so that it needs no other course."""
+    return max(verdict.score for verdict in seek_axes(learner, group)) >= SYMMETRY_SCORE
 
 
 def prepare_starts(fresh: list[Learner], leader: Learner, group: str) -> list[Learner]:

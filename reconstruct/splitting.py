@@ -21,7 +21,7 @@ from reconstruct.heterogeneity import (
     make_residuals,
     random_scores,
 )
-from reconstruct.learner import Learner
+from reconstruct.siblings import move
 from reconstruct.update import half_map_fsc, quotient, reference_cube, symmetric_plane
 
 __all__ = ["Sorting", "Split", "attempt_split", "sort_again"]
@@ -66,19 +66,18 @@ def attempt_split(session: Session, k: int, *, number: int) -> Split | None:
     """Look for two states among the particles of class ``k``; ``number`` keys what is random."""
     learner = session.learner
     first = learner.schedule.join_radius
-    rows = _latest(session, session.of_class(k), first)
     if learner.backend.on_device or learner.optimizer.name != "em" or learner.siblings is not None:
         return None
+    rows = _latest(session, session.of_class(k), first)
     if len(rows) < FEWEST or learner.radius < first + 2:
         return None
     residuals = _residuals(session, rows, (k,), first)
     rng = np.random.default_rng([*learner.seed, number])
-    members = [np.flatnonzero((residuals.half == h) & residuals.fit) for h in (0, 1)]
+    members = _members(residuals)
     if min(len(one) for one in members) < FEWEST // 4:
         return None
     found = [leading_scores(residuals, one, rng) for one in members]
-    chance = [random_scores(residuals, one, rng)[other] for one, other in _crossed(members)]
-    noise = float(np.mean([scores.var() for scores in chance]))
+    noise = _noise(residuals, members, rng)
     fit = residuals.fit
     agreement = float(np.corrcoef(found[0][fit], found[1][fit])[0, 1])
     held_out = [scores[members[1 - h]] / np.sqrt(noise) for h, scores in enumerate(found)]
@@ -126,7 +125,9 @@ def _one_turned(session: Session, k: int, sorting: Sorting, number: int) -> bool
     rows, evidence = sorting.rows[some], []
     for difference in sorting.differences:
         learner = alone(session, k, number)
-        _move(learner, difference)
+        for half in learner.statistics[:, 0]:
+            move(half, difference)
+        learner.make_references()
         found, result = score(session, learner, rows, 0, crossed=True)
         evidence.append(result.poses.evidence.astype(np.float64)[np.argsort(found)])
     lead = sorting.lead[some]
@@ -134,14 +135,15 @@ def _one_turned(session: Session, k: int, sorting: Sorting, number: int) -> bool
     return free < STILL * float(abs(lead).mean())
 
 
-def _move(learner: Learner, difference: Complex64) -> None:
-    """Add a difference to the one map of a learner."""
-    held, reach = (learner.statistics.shape[2] - 1) // 2, difference.shape[2] - 1
-    span = slice(held - reach, held + reach + 1)
-    moved = learner.statistics[:, 0, span, span, : reach + 1]
-    moved[..., 0] += moved[..., 2] * difference.real
-    moved[..., 1] += moved[..., 2] * difference.imag
-    learner.make_references()
+def _members(residuals: Residuals) -> list[Rows]:
+    """Particles of each half-set whose poses fit."""
+    return [np.flatnonzero((residuals.half == h) & residuals.fit) for h in (0, 1)]
+
+
+def _noise(residuals: Residuals, members: list[Rows], rng: np.random.Generator) -> float:
+    """Variance of each half-set's scores along directions that chance made of the other."""
+    scores = [random_scores(residuals, one, rng)[other] for one, other in _crossed(members)]
+    return float(np.mean([one.var() for one in scores]))
 
 
 def _crossed(members: list[Rows]) -> tuple[tuple[Rows, Rows], ...]:
@@ -199,10 +201,7 @@ def _sorted(
     residuals = _residuals(session, rows, classes, radius)
     if noise is None:
         rng = np.random.default_rng([*session.learner.seed, session.learner.updates])
-        members = [np.flatnonzero((residuals.half == h) & residuals.fit) for h in (0, 1)]
-        noise = float(
-            np.mean([random_scores(residuals, a, rng)[b].var() for a, b in _crossed(members)])
-        )
+        noise = _noise(residuals, _members(residuals), rng)
     differences, second, lead = _two_maps(residuals, second, noise)
     share = float(second[residuals.fit].mean())
     return Sorting(rows, second > 0.5, differences, share, lead)
@@ -222,7 +221,7 @@ def _two_maps(
     it is ahead by if noise is white.
     """
     grid, radius = residuals.grid, residuals.radius
-    members = [np.flatnonzero((residuals.half == h) & residuals.fit) for h in (0, 1)]
+    members = _members(residuals)
     assumed = np.full(radius + 1, 0.8)
     differences: list[Complex64] = []
     lead = np.zeros(len(second))

@@ -111,6 +111,18 @@ class ParticleStore:
         mixed = ids * np.uint64(0x9E3779B97F4A7C15)
         return (mixed >> np.uint64(63)).astype(np.intp)
 
+    def by_half(
+        self, rows: npt.NDArray[np.intp], *, crossed: bool = False
+    ) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+        """Put ``rows`` in the order that updates and searches want: by half-set, else as they are.
+
+        Returns them and their half-sets; ``crossed`` gives each particle the half-set that it is
+        not in.
+        """
+        half = self.half_of(rows) ^ int(crossed)
+        order = np.argsort(half, kind="stable")
+        return rows[order], half[order]
+
     def append(self, rows: Mapping[str, npt.NDArray[Any]]) -> Complex64:
         """Add particles: ``spectra`` and every column of ``IMMUTABLE``; give the spectra as held.
 

@@ -45,7 +45,7 @@ def names(
     learner.class_share = np.array(shares or [1 / len(asleep)] * len(asleep))
     learner.resting = np.array(asleep)
     queue = iter(maps)
-    monkeypatch.setattr(reconstruct.adopting, "box_volume", lambda *_, **__: next(queue))
+    monkeypatch.setattr(reconstruct.adopting, "class_volume", lambda *_, **__: next(queue))
     return name_classes(learner, box_angstrom=EDGE)
 
 

@@ -18,8 +18,8 @@ from reconstruct.learner_state import new_learner
 from reconstruct.lifecycle import Lifecycle
 from reconstruct.quality import align_to_truth
 from reconstruct.search import local_start
+from reconstruct.snapshot import class_volume
 from reconstruct.types import EngineSettings
-from reconstruct.update import box_volume
 from tests.reconstruct.small_sets import GEOMETRY, demo_map, rows, simulated
 from tests.reconstruct.test_learner import make_learner
 
@@ -77,8 +77,7 @@ def know_the_poses(session: Session) -> None:
 
 def correlation(session: Session) -> float:
     learner = session.learner
-    spectrum = learner.map_spectrum(0, learner.fsc[0], radius=learner.radius)
-    volume = box_volume(spectrum, learner.class_grid(0), windowed=True)
+    volume = class_volume(learner, 0)
     return align_to_truth(volume, demo_map(), GEOMETRY.pixel_size_angstrom).correlation
 
 
