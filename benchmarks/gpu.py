@@ -47,6 +47,7 @@ from reconstruct.search import empty_poses, make_plan
 __all__ = ["main"]
 
 TESTS = (
+    "test_ctf.py",
     "test_kernels_twins.py",
     "test_device_maps.py",
     "test_device_path.py",
@@ -169,7 +170,7 @@ def _header(backend: Backend, *, rehearsal: bool) -> Iterator[str]:
 
 
 def main() -> None:
-    """Print each line as it is known and save them all when asked."""
+    """Print each line as it is known and save it when asked."""
     parser = argparse.ArgumentParser(description="What one card does.")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:n")
     parser.add_argument("--rehearse", action="store_true", help="small sizes")
@@ -178,29 +179,37 @@ def main() -> None:
     arguments = parser.parse_args()
     backend = make_backend(arguments.device)
     sizes = REHEARSAL if arguments.rehearse else Sizes()
-    lines: list[str] = []
+    path = _results_file(backend, arguments.save, rehearsal=arguments.rehearse)
     with threadpool_limits(limits=1 if not backend.on_device else None, user_api="blas"):
         parts: list[tuple[str, Iterator[str]]] = [
             ("device", _header(backend, rehearsal=arguments.rehearse)),
             ("tests", iter(["skipped"]) if arguments.skip_tests else _tests()),
             ("ceilings", _ceilings(backend, sizes)),
+            ("the same bits, and the CPU's maps", agreement(backend, sizes)),
+            ("many particles", many(backend, sizes)),
             (f"whole updates at radius {RADIUS}, global search", rates(backend, sizes)),
             ("kernels of one update", profile(backend, sizes)),
             ("time to a map", time_to_map(backend, sizes)),
-            ("the same bits, and the CPU's maps", agreement(backend, sizes)),
-            ("many particles", many(backend, sizes)),
         ]
         for title, part in parts:
             for line in (f"== {title}", *part):
-                lines.append(line)
                 print(line, flush=True)
-    if arguments.save is not None:
-        arguments.save.mkdir(parents=True, exist_ok=True)
-        slug = re.sub(r"[^a-z0-9]+", "-", backend.name.lower()).strip("-")
-        kind = "gpu-rehearsal" if arguments.rehearse else "gpu"
-        path = arguments.save / f"{kind}-{slug}.txt"
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+                if path is not None:  # at once: a card may be lent for minutes only
+                    with path.open("a", encoding="utf-8") as file:
+                        file.write(line + "\n")
+    if path is not None:
         print(f"saved {path}")
+
+
+def _results_file(backend: Backend, folder: Path | None, *, rehearsal: bool) -> Path | None:
+    """An empty file named after the device."""
+    if folder is None:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    slug = re.sub(r"[^a-z0-9]+", "-", backend.name.lower()).strip("-")
+    path = folder / f"{'gpu-rehearsal' if rehearsal else 'gpu'}-{slug}.txt"
+    path.write_text("", encoding="utf-8")
+    return path
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ class Sizes:
     map_particles: int = 10_000
     agreement_particles: int = 2500
     many_particles: int = 1_000_000
-    many_classes: int = 4
+    many_classes: tuple[int, ...] = (1, 4)
 
 
 REHEARSAL = Sizes(
@@ -77,7 +77,7 @@ REHEARSAL = Sizes(
     map_particles=500,
     agreement_particles=300,
     many_particles=600,
-    many_classes=1,
+    many_classes=(1,),
 )
 
 
@@ -314,10 +314,15 @@ def agreement(backend: Backend, sizes: Sizes) -> Iterator[str]:
 
 
 def many(backend: Backend, sizes: Sizes) -> Iterator[str]:
-    """A stream of many particles: seconds of its parts, memory on the way."""
+    """Streams of many particles: seconds of their parts, memory on the way."""
+    for classes in sizes.many_classes:
+        yield from _many(backend, sizes, classes)
+
+
+def _many(backend: Backend, sizes: Sizes, classes: int) -> Iterator[str]:
     kinds = min(10_000, sizes.many_particles)
     made, particles = _map_set(kinds), _map_particles(kinds).particle_images()
-    settings = EngineSettings(n_classes=sizes.many_classes)
+    settings = EngineSettings(n_classes=classes)
     engine = Engine(settings, made.geometry, device=backend)
     arrived = learned = 0.0
     count, total, block = 0, sizes.many_particles, 5000
@@ -348,7 +353,8 @@ def many(backend: Backend, sizes: Sizes) -> Iterator[str]:
                 f"learning {learned:.2f} s; {backend.device} memory used {used:.2f} GiB, of which "
                 f"stored particles {store:.2f}; host {process.memory_info().rss / 2**30:.2f} GiB"
             )
-    yield f"one pass: {arrived + learned:.1f} s, {count / (arrived + learned):,.0f} particles/s"
+    spent = arrived + learned
+    yield f"K {classes}, one pass: {spent:.1f} s, {count / spent:,.0f} particles/s"
     begun = time.perf_counter()
     replayed = 0
     for report in engine.finish():
@@ -357,7 +363,10 @@ def many(backend: Backend, sizes: Sizes) -> Iterator[str]:
             break
     backend.wait()
     spent = time.perf_counter() - begun
-    yield f"replay, updates of {report.replayed_particles}: {replayed / spent:,.0f} particles/s"
+    yield (
+        f"K {classes}, replay, updates of {report.replayed_particles}: "
+        f"{replayed / spent:,.0f} particles/s"
+    )
 
 
 @lru_cache(maxsize=2)

@@ -15,7 +15,7 @@ from reconstruct.learner import Learner
 from reconstruct.search import WeightedBatch
 from reconstruct.store import ParticleStore
 
-__all__ = ["newcomers", "outlying"]
+__all__ = ["contrast", "newcomers", "outlying"]
 
 Float64 = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
@@ -30,7 +30,7 @@ TAIL = 0.05  # of those before, on each side
 
 
 def newcomers(store: ParticleStore, trained: int, learner: Learner, weigh: Weigh) -> float:
-    """How many standard deviations more outliers the latest particles have than those before.
+    """By how many standard deviations the latest particles have more outliers than those before.
 
     0 where there are too few to compare.
     """
@@ -44,9 +44,19 @@ def newcomers(store: ParticleStore, trained: int, learner: Learner, weigh: Weigh
     power = _low_power(rows, learner, weigh)
     evidence = np.asarray(store["evidence"], np.float64)[rows]
     outside = outlying(power, evidence, len(before))
-    usual = max(float(outside[: len(before)].mean()), 1.0 / len(before))
-    share = float(outside[len(before) :].mean())
-    return float((share - usual) / np.sqrt(usual * (1.0 - usual) / LATEST))
+    return contrast(outside[: len(before)], outside[len(before) :])
+
+
+def contrast(before: npt.NDArray[np.bool_], latest: npt.NDArray[np.bool_]) -> float:
+    """How many deviations the share of outliers in ``latest`` is above that of such blocks before.
+
+    Particles of one micrograph share its ice and defocus, so blocks differ by more than chance.
+    """
+    size = len(latest)
+    usual = max(float(before.mean()), 1.0 / len(before))
+    blocks = before[len(before) % size :].reshape(-1, size).mean(axis=1)
+    deviation = max(np.sqrt(usual * (1.0 - usual) / size), float(blocks.std(ddof=1)))
+    return float((latest.mean() - usual) / deviation)
 
 
 def outlying(power: Float64, evidence: Float64, before: int) -> npt.NDArray[np.bool_]:
@@ -59,16 +69,18 @@ def outlying(power: Float64, evidence: Float64, before: int) -> npt.NDArray[np.b
 
 def _low_power(rows: Rows, learner: Learner, weigh: Weigh) -> Float64:
     """Power of images at low resolution, less what their CTF accounts for, (len(rows),)."""
-    plane, numpy = learner.plane, learner.backend.asnumpy
+    plane, backend = learner.plane, learner.backend
     radius = min(RADIUS, learner.max_radius)
-    batch = weigh(rows, radius)
     n = plane.count(radius)
-    c2 = numpy(batch.c2)[:, :n].astype(np.float64)
-    power = (numpy(batch.a_re)[:, :n] ** 2 + numpy(batch.a_im)[:, :n] ** 2).sum(axis=1)
-    starts = np.searchsorted(plane.shell[:n], np.arange(1, radius + 1))
-    parts = [np.add.reduceat(table, starts, axis=1) for table in (c2, c2**2)]
-    table = np.concatenate([np.ones((len(rows), 1)), *parts], axis=1)
+    batch = weigh(rows, radius)
+    c2 = batch.c2[:, :n]
+    inside = backend.constant(plane.shell[:n, None] == np.arange(1, radius + 1), np.float32)
+    images = (batch.a_re[:, :n] ** 2 + batch.a_im[:, :n] ** 2).sum(axis=1, keepdims=True)
     # Expected: per shell, C^4 times the signal's power and C^2 times the noise's.
-    fit = np.linalg.lstsq(table, power, rcond=None)[0]
-    residual: Float64 = (power - table @ fit) / np.maximum(table @ fit, 1e-12)
+    parts = [images, backend.xp.ones_like(images), c2 @ inside, (c2 * c2) @ inside]
+    found = backend.asnumpy(backend.xp.concatenate(parts, axis=1)).astype(np.float64)
+    power, table = found[:, 0], found[:, 1:]
+    fit = np.linalg.lstsq(table.T @ table, table.T @ power, rcond=None)[0]
+    expected = table @ fit
+    residual: Float64 = (power - expected) / np.maximum(expected, 1e-12)
     return residual

@@ -7,6 +7,7 @@ rounds each number by at most 2^-11 of itself, which is far below the noise in i
 from __future__ import annotations
 
 import heapq
+import itertools
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ __all__ = ["SpectraPool"]
 Complex64 = npt.NDArray[np.complex64]
 Slots = npt.NDArray[np.int32]
 
-SEGMENT_BITS = 8  # 256 particles a segment
+SEGMENT_BITS = 10  # 1,024 particles a segment: above 4 MiB the system gives huge pages
 LARGEST = 6.0e4  # below the largest half-precision number: no infinity is ever stored
 
 
@@ -46,8 +47,14 @@ class SpectraPool:
         """Keep spectra (n, coefficients); return where."""
         slots = np.array([self._next() for _ in spectra], np.int32)
         packed = self._packed(spectra)
-        for segment, rows in self._by_segment(slots):
-            self._segments[segment][slots[rows] & ((1 << SEGMENT_BITS) - 1)] = packed[rows]
+        ends = np.flatnonzero(np.diff(slots) != 1) + 1  # a run of slots is copied at once
+        for first, last in itertools.pairwise([0, *ends.tolist(), len(slots)]):
+            done = first
+            while done < last:
+                segment, place = divmod(int(slots[done]), 1 << SEGMENT_BITS)
+                room = min(last - done, (1 << SEGMENT_BITS) - place)
+                self._segments[segment][place : place + room] = packed[done : done + room]
+                done += room
         return slots
 
     def take(self, slots: Slots, n: int | None = None) -> Complex64:

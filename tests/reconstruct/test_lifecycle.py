@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from reconstruct.engine import Engine
-from reconstruct.lifecycle import Lifecycle
+from reconstruct.lifecycle import SIGMAS, Lifecycle
 from reconstruct.merging import candidates
-from reconstruct.outliers import outlying
+from reconstruct.outliers import contrast, outlying
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
 from reconstruct.types import EngineSettings, StepReport
 from tests.reconstruct.small_sets import GEOMETRY, demo_map, rows
@@ -99,6 +99,17 @@ def test_outliers_are_those_in_the_tails_of_the_ones_before() -> None:
     )
     assert found[100:].tolist() == [True, False, True, True]
     assert found[:100].mean() == pytest.approx(0.1)
+
+
+def test_latest_particles_stand_out_only_against_blocks_that_are_alike() -> None:
+    rng = np.random.default_rng(5)
+    latest = np.arange(200) < 80
+    alike = rng.random(2000) < 0.1
+    micrographs = np.repeat(rng.choice([0.0, 0.4], size=20, p=[0.75, 0.25]), 100)
+    uneven = rng.random(2000) < micrographs
+    assert contrast(alike, latest) > 8
+    assert contrast(alike, rng.random(200) < 0.1) < 3
+    assert contrast(uneven, latest) < SIGMAS
 
 
 def test_what_was_decided_comes_back_from_a_dump() -> None:

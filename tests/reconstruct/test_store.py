@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from reconstruct.fourier import make_half_plane
+from reconstruct.spectra_pool import SEGMENT_BITS
 from reconstruct.store import IMMUTABLE, MUTABLE, ParticleStore
 from tests.reconstruct.small_sets import simulated
 
@@ -167,7 +168,8 @@ def test_a_bounded_store_stays_flat(none_recent: None) -> None:
     before = store._pool.nbytes
     _train(store, 3000, 20_000, cut=100)
     assert store._pool.nbytes == before
-    assert before <= (1000 + 100 + 256) * COEFFICIENTS * 8  # the limit, and what is not trained yet
+    most = 1000 + 100 + (1 << SEGMENT_BITS)  # the limit, what is not trained yet, a segment's rest
+    assert before <= most * COEFFICIENTS * 8
 
 
 def test_the_last_particles_are_always_held(monkeypatch: pytest.MonkeyPatch) -> None:
