@@ -9,6 +9,7 @@ Run from the repository root, with the data folder in ``ABINITIO_DATA``:
     python -m benchmarks.success --set ribosome --seeds 10
     python -m benchmarks.success --set ribosome --seeds 10 --snr 0.05
     python -m benchmarks.success --set mixture --particles 12000 --classes 3 --seeds 3
+    python -m benchmarks.success --set ribosome --snr 0.02 --seeds 16 --jobs 16
 """
 
 from __future__ import annotations
@@ -17,12 +18,14 @@ import argparse
 import json
 import os
 import platform
+import queue
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -31,6 +34,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.sets import StandardSet, load
+from reconstruct.backend import make_backend
 from reconstruct.engine import Engine
 from reconstruct.quality import align_to_truth
 from reconstruct.simulate import Simulated, simulate_set
@@ -85,7 +89,9 @@ def _contingency(truth: npt.NDArray[Any], found: npt.NDArray[Any]) -> npt.NDArra
     return table
 
 
-def run_seed(set_file: Path, folder: Path, settings: EngineSettings, geometry: Any) -> list[Mark]:
+def run_seed(
+    set_file: Path, folder: Path, settings: EngineSettings, geometry: Any, *, device: str = "cpu"
+) -> list[Mark]:
     """Run one seed in this process; volumes go to ``folder``."""
     with np.load(set_file) as archive:
         columns = {name: archive[name] for name in archive.files}
@@ -93,8 +99,8 @@ def run_seed(set_file: Path, folder: Path, settings: EngineSettings, geometry: A
     from reconstruct.types import Optics
 
     everything = ParticleImages(**columns, optics=(Optics(*map(float, optics)),))
-    _warm_up(settings, geometry, everything)
-    engine = Engine(settings, geometry)
+    _warm_up(settings, geometry, everything, device)
+    engine = Engine(settings, geometry, device=device)
     marks: list[Mark] = []
     spent = 0.0
     imposed = "C1"
@@ -180,10 +186,12 @@ def _told(
     return named, tuple(sorted(kind for kind in kinds if not kind.startswith(quiet)))
 
 
-def _warm_up(settings: EngineSettings, geometry: Any, particles: ParticleImages) -> None:
+def _warm_up(
+    settings: EngineSettings, geometry: Any, particles: ParticleImages, device: str
+) -> None:
     """Compile and load every kernel once."""
     small = replace(settings, race_particles=100, race_starts=2, replay_passes=2)
-    engine = Engine(small, geometry)
+    engine = Engine(small, geometry, device=device)
     engine.add(_rows(particles, slice(0, 200)))
     while engine.ready:
         engine.step()
@@ -261,6 +269,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--symmetry", default="C1")
     parser.add_argument("--replay", type=int, help="passes; default: the engine's")
     parser.add_argument("--pose-search", default="exhaustive", choices=get_args(PoseSearch))
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda: then CPU-s are the host's")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at once, each on its own core")
     parser.add_argument("--results", type=Path, help="folder that the table is written to")
     parser.add_argument("--keep", type=Path, help="folder that the maps of every mark are left in")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -270,7 +280,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.snr is not None:
         chosen = replace(chosen, settings=replace(chosen.settings, snr=options.snr))
     if options.child:
-        file, folder, seed = options.child.split("|")
+        file, folder, seed, core = options.child.split("|")
+        if core:
+            os.sched_setaffinity(0, {int(core)})
         settings = EngineSettings(
             seed=int(seed),
             n_classes=options.classes,
@@ -278,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             replay_passes=options.replay,
             pose_search=options.pose_search,
         )
-        marks = run_seed(Path(file), Path(folder), settings, chosen.geometry)
+        marks = run_seed(Path(file), Path(folder), settings, chosen.geometry, device=options.device)
         print(json.dumps([asdict(mark) for mark in marks]))
         return
     with tempfile.TemporaryDirectory() as passing:
@@ -289,28 +301,55 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _save_set(simulated, file)
         species = simulated.species
         del simulated
+        title = f"{options.set}-snr{chosen.settings.snr:g}-k{options.classes}-{options.symmetry}"
+        if options.pose_search != "exhaustive":
+            title += f"-{options.pose_search}"
         results: list[dict[str, Any]] = []
-        for seed in range(options.first_seed, options.first_seed + options.seeds):
-            child = [sys.executable, "-m", "benchmarks.success", *_flags(options)]
-            child += ["--child", f"{file}|{folder}|{seed}"]
-            answer = subprocess.run(child, check=True, capture_output=True, text=True)
-            for mark in json.loads(answer.stdout):
-                results.append({"seed": seed, **_judge(Mark(**mark), chosen, species)})
-                print(_table(results[-1:]).splitlines()[-1], flush=True)
-    title = f"{options.set}-snr{chosen.settings.snr:g}-k{options.classes}-{options.symmetry}"
-    if options.pose_search != "exhaustive":
-        title += f"-{options.pose_search}"
+        for seed, marks in _run_children(options, file, folder):
+            results += [{"seed": seed, **_judge(mark, chosen, species)} for mark in marks]
+            print(_table(results[-len(marks) :]).partition("\n")[2], flush=True)
+            if options.results:  # at once: the time on a machine may be short
+                options.results.mkdir(parents=True, exist_ok=True)
+                text = f"{title}: {options.particles} particles, {_machine(options)}\n"
+                target = options.results / f"success-{title}.txt"
+                target.write_text(text + _table(results) + "\n")
+
+
+def _run_children(
+    options: argparse.Namespace, file: Path, folder: str
+) -> Iterator[tuple[int, list[Mark]]]:
+    """Run the seeds, ``jobs`` at a time, each on a core of its own if there are several."""
+    cores: queue.SimpleQueue[str] = queue.SimpleQueue()
+    usable = sorted(os.sched_getaffinity(0)) if options.jobs > 1 else [""]
+    for core in usable[: options.jobs]:
+        cores.put(str(core))
+
+    def run(seed: int) -> tuple[int, list[Mark]]:
+        core = cores.get()
+        child = [sys.executable, "-m", "benchmarks.success", *_flags(options)]
+        child += ["--child", f"{file}|{folder}|{seed}|{core}"]
+        answer = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
+        cores.put(core)
+        return seed, [Mark(**mark) for mark in json.loads(answer.stdout)]
+
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    with ThreadPoolExecutor(cores.qsize()) as workers:
+        yield from workers.map(run, seeds)
+
+
+def _machine(options: argparse.Namespace) -> str:
     cpu = platform.processor() or platform.machine()
-    text = f"{title}: {options.particles} particles, {cpu}, {os.cpu_count()} cores\n"
-    text += _table(results)
-    print(text)
-    if options.results:
-        options.results.mkdir(parents=True, exist_ok=True)
-        (options.results / f"success-{title}.txt").write_text(text + "\n")
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        cpu = (names or [cpu])[0]
+    jobs = f", {options.jobs} seeds at a time" if options.jobs > 1 else ""
+    device = "" if options.device == "cpu" else f", {make_backend(options.device).name}"
+    return f"{cpu}, {os.cpu_count()} cores{device}{jobs}"
 
 
 def _flags(options: argparse.Namespace) -> list[str]:
-    names = {"set", "particles", "snr", "classes", "symmetry", "replay", "pose_search"}
+    names = {"set", "particles", "snr", "classes", "symmetry", "replay", "pose_search", "device"}
     given = {n: getattr(options, n) for n in sorted(names) if getattr(options, n) is not None}
     return [part for name, value in given.items() for part in (_flag(name), str(value))]
 

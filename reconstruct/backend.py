@@ -33,7 +33,6 @@ __all__ = [
 ]
 
 CPU_CHUNK = 24  # particles a worker takes at a time: their coarse scores stay in its cache
-STAGED_BYTES = 32 * 1024  # host arrays up to this size reach a device without pinned memory
 GPU_EXTRA = "pip install 'abinitio-live[gpu]'"
 
 
@@ -125,6 +124,7 @@ class Backend:
     wait: Callable[[], None]  # until everything started is done
     out_of_memory: tuple[type[BaseException], ...]  # what an allocation raises
     upload: Callable[[npt.NDArray[Any]], Any] | None = None  # contiguous host arrays to the device
+    download: Callable[[Any], npt.NDArray[Any]] | None = None  # and back
 
     def asarray(self, values: npt.ArrayLike, dtype: npt.DTypeLike | None = None) -> Any:
         """Give an array of this backend, C-contiguous; a copy only where one is needed."""
@@ -134,7 +134,10 @@ class Backend:
 
     def asnumpy(self, values: Any) -> npt.NDArray[Any]:
         """Give a NumPy array; waits for the device."""
-        return values if type(values) is np.ndarray else np.asarray(self.xp.asnumpy(values))
+        if type(values) is np.ndarray:
+            return values
+        fetch = self.download or self.xp.asnumpy
+        return np.asarray(fetch(values))
 
     def constant(self, values: npt.ArrayLike, dtype: npt.DTypeLike) -> Any:
         """Give a small array of this backend that nobody may change; equal ones are kept."""
@@ -289,6 +292,7 @@ def _cuda_backend(number: int) -> Backend:
     import cupyx.scipy.fft
 
     from reconstruct.kernels_cuda import CudaKernels, CupyLauncher
+    from reconstruct.transfers import Transfers
 
     cupy.cuda.Device(number).use()  # one process per device
     pool = cupy.get_default_memory_pool()
@@ -297,14 +301,7 @@ def _cuda_backend(number: int) -> Backend:
         free, total = cupy.cuda.runtime.memGetInfo()
         return int(free) + int(pool.free_bytes()), int(total)
 
-    def upload(values: npt.NDArray[Any]) -> Any:
-        if values.nbytes > STAGED_BYTES:
-            return cupy.asarray(values)
-        out = cupy.empty(values.shape, values.dtype)
-        # A small copy from pageable memory is staged by the driver at once and waits for nothing.
-        out.data.copy_from_host_async(values.ctypes.data, values.nbytes)
-        return out
-
+    transfers = Transfers(cupy)
     return Backend(
         device=f"cuda:{number}",
         name=devices[number].name,
@@ -317,5 +314,6 @@ def _cuda_backend(number: int) -> Backend:
         release=pool.free_all_blocks,
         wait=cupy.cuda.get_current_stream().synchronize,
         out_of_memory=(cupy.cuda.memory.OutOfMemoryError,),
-        upload=upload,
+        upload=transfers.upload,
+        download=transfers.download,
     )

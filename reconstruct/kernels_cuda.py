@@ -68,11 +68,12 @@ REFINE_THREADS = 256  # 8 warps: one per child rotation of a parent
 WARP = 32
 STATIC_SHARED_BYTES = 48 * 1024  # beyond it a kernel must ask for shared memory
 SLICE_SAMPLES = 16  # of one slice that reach a voxel, at most; see insert.cu
-TILE = 8  # rotations; this and the next six as in coarse.cu
+TILE = 8  # rotations; this and the next seven as in coarse.cu
 MOST_STEPS = 13
 STEP_PAIRS = 8
 UNITS = 2
-GROUP = 4
+STAGE = 8
+STAGES = 3
 SELECT_ROOM = 1024
 UNIT_SHIFTS = 16
 MULTIPROCESSORS = 132  # of an H100 or H200; each takes one block of the coarse pass at a time
@@ -187,7 +188,7 @@ class CudaKernels:
             a_re, a_im, c2, np.int32(c2.shape[1]), phases, np.int32(t), np.int32(n), np.int32(b),
             np.int32(first), np.int32(classes), np.int32(tiles), fragments, maxima,
         )  # fmt: skip
-        shared_bytes = 2 * GROUP * MOST_STEPS * WARP * 8
+        shared_bytes = STAGES * STAGE * MOST_STEPS * WARP * 8
         grid = (columns, parts)
         self._launch("coarse_maxima", grid, COARSE_THREADS, arguments, shared_bytes)
 

@@ -12,7 +12,13 @@
 #define MOST_STEPS 13  // 104 pairs, n + n / 2 of them: n = 69 coefficients, so radius 6
 #define UNITS 2        // rows of 16 shifts that a warp works on
 #define TILE 8         // rotations that it scores at a time
-#define GROUP 4        // tiles that are brought to shared memory at a time: 32 lanes / 4 / UNITS
+#define GROUP 4        // tiles whose best scores a warp hands out together: 32 lanes / 4 / UNITS
+#ifndef AT_ONCE
+#define AT_ONCE 2      // tiles whose products are summed side by side, to keep the tensor cores busy
+#define STAGE 8        // tiles that are brought to shared memory at a time
+#define COARSE_THREADS 256
+#endif
+#define STAGES 3       // rooms for them: one in use, two being filled
 
 __device__ __forceinline__ unsigned bfloat_pair(float low, float high) {
 #ifdef __CUDA_ARCH__
@@ -139,17 +145,26 @@ __device__ __forceinline__ void hand_over(float* best, int lane, int gap) {
     }
 }
 
+// The block starts to bring a stage's tiles from ``tile`` on to shared memory.
+__device__ __forceinline__ void fetch_tiles(uint4* room, const uint4* fragments, int tile,
+                                            int last) {
+    const int tile_pieces = MOST_STEPS * WARP / 2;
+    for (int e = threadIdx.x; e < min(STAGE, last - tile) * tile_pieces; e += blockDim.x)
+        fetch(room + e, fragments + (size_t)tile * tile_pieces + e);
+    mark_fetches();
+}
+
 // Grid: (blocks of units, parts of the tiles). A unit is one particle and 16 of its t shifts; units of
 // particles before ``first`` are scored against the classes of set 0, others against those of set 1,
 // and no block has both. maxima (units, classes, 8 tiles): best score over the unit's shifts.
-// All warps of a block take the right factor from shared memory: 2 GROUP tiles, one half filled while
-// the other is used.
-extern "C" __global__ void __launch_bounds__(256, 1)
+// All warps of a block take the right factor from shared memory. They meet once a stage only, so that
+// one's maxima are taken while another's products are summed.
+extern "C" __global__ void __launch_bounds__(COARSE_THREADS, 1)
     coarse_maxima(const float* a_re, const float* a_im, const float* c2, int stride,
                   const float2* phases, int t, int n, int particles, int first, int classes,
                   int tiles, const uint4* fragments, float* maxima) {
     extern __shared__ u64 shared[];
-    const int group_pieces = GROUP * MOST_STEPS * WARP / 2, tile_pieces = MOST_STEPS * WARP / 2;
+    const int tile_pieces = MOST_STEPS * WARP / 2, stage_pieces = STAGE * tile_pieces;
     uint4* room = (uint4*)shared;
     int lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
     int per_particle = (t + 15) / 16, per_block = warps * UNITS;
@@ -162,9 +177,8 @@ extern "C" __global__ void __launch_bounds__(256, 1)
     int all = classes * tiles, share = (all + gridDim.y - 1) / gridDim.y;
     int tile = blockIdx.y * share, last = min(all, tile + share);
     fragments += (size_t)set * all * tile_pieces;
-    for (int e = threadIdx.x; e < min(GROUP, last - tile) * tile_pieces; e += blockDim.x)
-        fetch(room + e, fragments + (size_t)tile * tile_pieces + e);
-    mark_fetches();
+    for (int stage = 0; stage < STAGES - 1; ++stage)
+        fetch_tiles(room + stage * stage_pieces, fragments, tile + stage * STAGE, last);
     unsigned a[UNITS][MOST_STEPS][4];
 #pragma unroll
     for (int u = 0; u < UNITS; ++u) {
@@ -184,43 +198,41 @@ extern "C" __global__ void __launch_bounds__(256, 1)
             a[u][step][3] = left_pair(re, im, power, high, n, p + 4);
         }
     }
-    for (int used = 0; tile < last; tile += GROUP, used ^= 1) {
-        int next = tile + GROUP;
-        uint4* ahead = room + (used ^ 1) * group_pieces;
-        for (int e = threadIdx.x; e < min(GROUP, last - next) * tile_pieces; e += blockDim.x)
-            fetch(ahead + e, fragments + (size_t)next * tile_pieces + e);
-        mark_fetches();
+    for (int used = 0; tile < last; tile += STAGE, used = used + 1 == STAGES ? 0 : used + 1) {
         wait_for_fetches();
-        __syncthreads();
-        const uint2* b = (const uint2*)(room + used * group_pieces) + lane;
-        float best[GROUP * UNITS * 2];  // tile by tile, unit by unit: even and odd column
+        __syncthreads();  // the room that was used last is free, too
+        fetch_tiles(room + (used ? used - 1 : STAGES - 1) * stage_pieces, fragments,
+                    tile + (STAGES - 1) * STAGE, last);
+        const uint2* b = (const uint2*)(room + used * stage_pieces) + lane;
+        for (int group = 0; group < STAGE && tile + group < last; group += GROUP) {
+            float best[GROUP * UNITS * 2];  // tile by tile, unit by unit: even and odd column
 #pragma unroll
-        for (int m = 0; m < GROUP; m += 2) {  // two tiles at once keep the tensor cores busy
-            float c[2][UNITS][4] = {};
+            for (int m = 0; m < GROUP; m += AT_ONCE) {
+                float c[AT_ONCE][UNITS][4] = {};
 #pragma unroll
-            for (int step = 0; step < MOST_STEPS; ++step) {
+                for (int step = 0; step < MOST_STEPS; ++step) {
 #pragma unroll
-                for (int d = 0; d < 2; ++d) {
-                    uint2 right = b[((m + d) * MOST_STEPS + step) * WARP];
+                    for (int d = 0; d < AT_ONCE; ++d) {
+                        uint2 right = b[((group + m + d) * MOST_STEPS + step) * WARP];
 #pragma unroll
-                    for (int u = 0; u < UNITS; ++u) tensor_product(c[d][u], a[u][step], right);
+                        for (int u = 0; u < UNITS; ++u) tensor_product(c[d][u], a[u][step], right);
+                    }
+                }
+#pragma unroll
+                for (int e = 0; e < AT_ONCE * UNITS; ++e) {
+                    const float* sums = c[e / UNITS][e % UNITS];
+                    best[2 * (m * UNITS + e)] = fmaxf(sums[0], sums[2]);
+                    best[2 * (m * UNITS + e) + 1] = fmaxf(sums[1], sums[3]);
                 }
             }
-#pragma unroll
-            for (int e = 0; e < 2 * UNITS; ++e) {
-                const float* sums = c[e / UNITS][e % UNITS];
-                best[2 * (m * UNITS + e)] = fmaxf(sums[0], sums[2]);
-                best[2 * (m * UNITS + e) + 1] = fmaxf(sums[1], sums[3]);
-            }
+            hand_over<8>(best, lane, 16);
+            hand_over<4>(best, lane, 8);
+            hand_over<2>(best, lane, 4);
+            int unit = begin + lane / 4 % UNITS, at = tile + group + lane / 4 / UNITS;
+            if (unit < end && at < last)
+                ((float2*)maxima)[((size_t)unit * all + at) * (TILE / 2) + lane % 4] =
+                    make_float2(best[0], best[1]);
         }
-        hand_over<8>(best, lane, 16);
-        hand_over<4>(best, lane, 8);
-        hand_over<2>(best, lane, 4);
-        int unit = begin + lane / 4 % UNITS, at = tile + lane / 4 / UNITS;
-        if (unit < end && at < last)
-            ((float2*)maxima)[((size_t)unit * all + at) * (TILE / 2) + lane % 4] =
-                make_float2(best[0], best[1]);
-        __syncthreads();
     }
 }
 

@@ -149,6 +149,18 @@ def test_a_device_repeats_its_bits_and_agrees_with_the_cpu() -> None:
     assert np.corrcoef(volumes[0].ravel(), volumes[2].ravel())[0, 1] > 0.99
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("count", [7, 1000, 3_000_001])
+def test_arrays_of_any_size_come_back_from_a_device(count: int) -> None:
+    if not any(one.usable and one.device != "cpu" for one in describe_devices()):
+        pytest.skip("no CUDA device")
+    backend = make_backend("cuda")
+    values = np.random.default_rng(count).standard_normal((count, 2), dtype=np.float32)
+    there = backend.asarray(values[:, ::-1], np.float64)
+    np.testing.assert_array_equal(backend.asnumpy(there), values[:, ::-1])
+    np.testing.assert_array_equal(backend.asnumpy(there[::2]), values[::2, ::-1])
+
+
 @pytest.mark.parametrize(
     ("kept", "most"), [(0, None), (1, None), (2, None), (100, None), (100, 6), (1, 6)]
 )
