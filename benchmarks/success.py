@@ -39,7 +39,14 @@ from reconstruct.engine import Engine
 from reconstruct.quality import align_to_truth
 from reconstruct.simulate import Simulated, simulate_set
 from reconstruct.symmetry_naming import name_symmetry
-from reconstruct.types import Assignments, EngineSettings, ParticleImages, PoseSearch, Snapshot
+from reconstruct.types import (
+    Assignments,
+    EngineSettings,
+    Optics,
+    ParticleImages,
+    PoseSearch,
+    Snapshot,
+)
 from streamer.findings import find, with_all_views
 
 __all__ = ["Mark", "adjusted_rand_index", "main", "purity", "run_seed"]
@@ -96,7 +103,7 @@ def run_seed(
     with np.load(set_file) as archive:
         columns = {name: archive[name] for name in archive.files}
     optics = columns.pop("optics_values")
-    from reconstruct.types import Optics
+    columns.pop("species")
 
     everything = ParticleImages(**columns, optics=(Optics(*map(float, optics)),))
     _warm_up(settings, geometry, everything, device)
@@ -212,6 +219,7 @@ def _save_set(simulated: Simulated, file: Path) -> None:
     np.savez(
         file,
         **columns,
+        species=simulated.species,
         optics_values=np.array(
             [optics.voltage_kv, optics.spherical_aberration_mm, optics.amplitude_contrast]
         ),
@@ -270,6 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--replay", type=int, help="passes; default: the engine's")
     parser.add_argument("--pose-search", default="exhaustive", choices=get_args(PoseSearch))
     parser.add_argument("--device", default="cpu", help="cpu, or cuda: then CPU-s are the host's")
+    parser.add_argument("--ends", action="store_true", help="judge the stream's end and the last")
     parser.add_argument("--jobs", type=int, default=1, help="seeds at once, each on its own core")
     parser.add_argument("--results", type=Path, help="folder that the table is written to")
     parser.add_argument("--keep", type=Path, help="folder that the maps of every mark are left in")
@@ -291,7 +300,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             pose_search=options.pose_search,
         )
         marks = run_seed(Path(file), Path(folder), settings, chosen.geometry, device=options.device)
-        print(json.dumps([asdict(mark) for mark in marks]))
+        if options.ends:
+            marks = [mark for mark in marks[:-1] if mark.label == "stream_end"] + marks[-1:]
+        with np.load(file) as archive:
+            species = archive["species"]
+        judged = [{"seed": int(seed), **_judge(mark, chosen, species)} for mark in marks]
+        print(json.dumps(judged))
         return
     with tempfile.TemporaryDirectory() as passing:
         folder = str(options.keep or passing)
@@ -299,15 +313,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         simulated = simulate_set(chosen.species, chosen.geometry, settings=chosen.settings)
         file = Path(passing) / "set.npz"
         _save_set(simulated, file)
-        species = simulated.species
         del simulated
         title = f"{options.set}-snr{chosen.settings.snr:g}-k{options.classes}-{options.symmetry}"
         if options.pose_search != "exhaustive":
             title += f"-{options.pose_search}"
         results: list[dict[str, Any]] = []
-        for seed, marks in _run_children(options, file, folder):
-            results += [{"seed": seed, **_judge(mark, chosen, species)} for mark in marks]
-            print(_table(results[-len(marks) :]).partition("\n")[2], flush=True)
+        for judged in _run_children(options, file, folder):
+            results += judged
+            print(_table(judged).partition("\n")[2], flush=True)
             if options.results:  # at once: the time on a machine may be short
                 options.results.mkdir(parents=True, exist_ok=True)
                 text = f"{title}: {options.particles} particles, {_machine(options)}\n"
@@ -317,20 +330,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run_children(
     options: argparse.Namespace, file: Path, folder: str
-) -> Iterator[tuple[int, list[Mark]]]:
+) -> Iterator[list[dict[str, Any]]]:
     """Run the seeds, ``jobs`` at a time, each on a core of its own if there are several."""
     cores: queue.SimpleQueue[str] = queue.SimpleQueue()
     usable = sorted(os.sched_getaffinity(0)) if options.jobs > 1 else [""]
     for core in usable[: options.jobs]:
         cores.put(str(core))
 
-    def run(seed: int) -> tuple[int, list[Mark]]:
+    def run(seed: int) -> list[dict[str, Any]]:
         core = cores.get()
         child = [sys.executable, "-m", "benchmarks.success", *_flags(options)]
         child += ["--child", f"{file}|{folder}|{seed}|{core}"]
         answer = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
         cores.put(core)
-        return seed, [Mark(**mark) for mark in json.loads(answer.stdout)]
+        found: list[dict[str, Any]] = json.loads(answer.stdout)
+        return found
 
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     with ThreadPoolExecutor(cores.qsize()) as workers:
@@ -351,7 +365,8 @@ def _machine(options: argparse.Namespace) -> str:
 def _flags(options: argparse.Namespace) -> list[str]:
     names = {"set", "particles", "snr", "classes", "symmetry", "replay", "pose_search", "device"}
     given = {n: getattr(options, n) for n in sorted(names) if getattr(options, n) is not None}
-    return [part for name, value in given.items() for part in (_flag(name), str(value))]
+    flags = [part for name, value in given.items() for part in (_flag(name), str(value))]
+    return [*flags, "--ends"] if options.ends else flags
 
 
 def _flag(name: str) -> str:

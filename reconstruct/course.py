@@ -31,9 +31,11 @@ COUNTERS = (
     "radius_at_pass",
     "stretch",
     "paced",
+    "race_goal",
 )
 REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
 REPLAYED_AT_ONCE = 32  # a replayed minibatch is this part of the particles: memory is half of them
+DIM_EPOCHS = 8  # times a race of dim particles presents them, unless a start finds them earlier
 LARGEST = 3000  # particles of a replayed minibatch, unless more are asked for
 GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
 RACE_ORDER, REPLAY_ORDER, SPHERICAL_ORDER = 1, 2, 3  # keys of the random orders
@@ -63,6 +65,7 @@ class Course:
     radius_at_pass: int = 0  # working radius when the last replay pass began
     stretch: float = 1.0  # of the start, for particles that show little; see ``pace``
     paced: bool = False  # whether that was decided
+    race_goal: float = 0.0  # nats per particle that a race of dim particles goes on for; 0: bright
 
     def minibatch(self, presented: float) -> int:
         """Particles of an update after ``presented`` presentations."""
@@ -84,8 +87,8 @@ class Course:
 
     @property
     def race_particles(self) -> int:
-        """Particles of the race, as far as the store keeps them."""
-        wanted = round(self.settings.race_particles * self.stretch)
+        """Particles of the race, as far as the store keeps them: of dim ones more are different."""
+        wanted = round(self.settings.race_particles * self.stretch * min(self.stretch, 2.0))
         return min(wanted, self.settings.store_particles or wanted)
 
     @property
@@ -108,9 +111,15 @@ class Course:
         """
         return self.race_cursor == particles
 
-    def race_over(self, particles: int) -> bool:
-        """Whether all epochs of the race are over."""
-        return self.race_cursor >= particles * (self.settings.race_epochs - 1)
+    def race_over(self, particles: int, evidence: float) -> bool:
+        """Whether the race is over, of whose starts the best explains ``evidence`` nats.
+
+        After its epochs, or with dim particles once a start found them.
+        """
+        epochs = self.settings.race_epochs
+        if evidence < self.race_goal:
+            epochs = max(epochs, DIM_EPOCHS)
+        return self.race_cursor >= particles * (epochs - 1)
 
     # ---- the course of near-spherical particles
 

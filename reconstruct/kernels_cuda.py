@@ -62,7 +62,7 @@ KERNEL_NAMES = (
 
 ROW_THREADS = 128  # per particle, where a thread takes every 128th coefficient
 CHOOSE_THREADS = 512  # their maxima bound the keep-th rotation, so it must exceed any ``keep``
-COARSE_THREADS = 256
+COARSE_THREADS = 384
 SHELL_THREADS = 512
 REFINE_THREADS = 256  # 8 warps: one per child rotation of a parent
 WARP = 32

@@ -68,6 +68,7 @@ class Lifecycle:
     next_review: float = 0.0  # presentations of the learner
     alarm_at: int = 0  # particles trained when a newcomer was first suspected; 0: no suspicion
     quiet_until: int = 0  # particles trained before which no newcomer is looked for
+    sigmas: float = SIGMAS  # that make a sign; signs that come to nothing raise it
     births: int = 0  # births tried, which key their random numbers
     trials: int = 0  # mergers tried, likewise
     junk: tuple[int, ...] = ()  # classes that were named junk
@@ -383,8 +384,8 @@ class Lifecycle:
             return []
         self.quiet_until = trained + WATCH_EVERY
         sigmas = newcomers(session.store, trained, session.learner, session.weigh)
-        if sigmas > SIGMAS:
-            self.alarm_at = trained
+        if sigmas > self.sigmas:
+            self.alarm_at, self.sigmas = trained, sigmas
         return []
 
     def _birth(self, session: Session, slot: int, *, kind: str) -> list[EngineEvent]:
@@ -394,6 +395,7 @@ class Lifecycle:
         birth = attempt_birth(session, number=self.births, window=WINDOW)
         if birth is None:
             return []
+        self.sigmas = SIGMAS
         fill(session.learner, slot, birth.source, share=birth.share)
         # Those that came since the first sign, and as many before it, may be of the new class.
         latest = session.held(np.arange(max(0, session.trained - 2 * WINDOW), session.trained))

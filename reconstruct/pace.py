@@ -18,7 +18,6 @@ from reconstruct.schedule import Schedule
 __all__ = ["mean_evidence", "stretch_for", "stretched"]
 
 DIM = 21.0  # nats per particle after the first look, below which starts were seen to fail
-STEEPNESS = 1.5  # a map half as good also places its particles worse
 LONGEST = 6.0
 
 
@@ -34,7 +33,7 @@ def stretch_for(evidence: float) -> float:
     once: 9 for ribosomes at SNR 0.02, 24 at 0.05, 61 to 83 at 0.1; 24 for a 130-kDa protein at
     0.02; 60 for real apoferritin.
     """
-    return float(np.clip((DIM / max(evidence, 1e-6)) ** STEEPNESS, 1.0, LONGEST))
+    return float(np.clip(DIM / max(evidence, 1e-6), 1.0, LONGEST))
 
 
 def stretched(schedule: Schedule, stretch: float) -> Schedule:

@@ -43,6 +43,8 @@ __all__ = ["Races"]
 Rows = npt.NDArray[np.intp]
 
 SLOW_SEEDS = 500  # numbers of the starts that begin anew
+DIM_STARTS = 2  # of which there are no more than so many: nearly all of them get there
+FOUND = 2.5  # times what the first look explained: a start that explains as much has found the map
 _BLAS = ThreadpoolController()
 
 
@@ -85,6 +87,12 @@ class Races(ABC):
     def _replayable(self) -> Rows:
         return self._store.replayable(self._course.trained)
 
+    @property
+    def _starts(self) -> int:
+        """Starts of the race."""
+        wanted = self.settings.race_starts
+        return min(wanted, DIM_STARTS) if self._course.race_goal else wanted
+
     def _set_pace(self, stretch: float) -> None:
         """Let starts take ``stretch`` times as long as they do for bright particles."""
         schedule = stretched(self._layout.schedule, stretch)
@@ -107,8 +115,8 @@ class Races(ABC):
         if stretch == 1.0:
             return None
         self._set_pace(stretch)
-        starts = range(self.settings.race_starts)
-        self._learners = [self._new_learner(SLOW_SEEDS + number) for number in starts]
+        course.race_goal = FOUND * explained
+        self._learners = [self._new_learner(SLOW_SEEDS + number) for number in range(self._starts)]
         return pace_event(explained, stretch, looked_at=looked_at, particles=course.race_particles)
 
     def _race_again(self, particles: int) -> StepReport:
@@ -119,20 +127,31 @@ class Races(ABC):
         if self._course.race_halves(particles) and len(self._learners) > 2:
             ranking = sorted(self._learners, key=lambda learner: -learner.evidence)
             self._learners = ranking[: (len(ranking) + 1) // 2]
-        return self._decide_race(report) if self._course.race_over(particles) else report
+        over = self._course.race_over(particles, mean_evidence(self._leader))
+        return self._decide_race(report) if over else report
 
     def _decide_race(self, report: StepReport) -> StepReport:
         event = race_event(
             [learner.evidence for learner in self._learners],
-            starts=self.settings.race_starts,
+            starts=self._starts,
             particles=self._course.trained,
         )
         seen = self._near_ball(self._leader)
         if found := self._begin_spherical(self._leader, seen):
             return with_events(report, event, found)
+        self._settle_dim()
         if doubt := self._doubt_ball(seen):
             report = with_events(report, doubt)
         return with_events(report, event, self._begin_halves(self._course.schedule.join_radius + 1))
+
+    def _settle_dim(self) -> None:
+        """Trust the map of dim particles if two starts found it, and found the same."""
+        goal, rivals = self._course.race_goal, self._learners
+        if not goal or len(rivals) < 2 or any(mean_evidence(one) < goal for one in rivals):
+            return
+        with _BLAS.limit(limits=1, user_api="blas"):
+            if agreement(*rivals[:2]) >= AGREED:
+                self._life.stood = (0,)
 
     def _doubt_ball(self, seen: Sphericity | None) -> EngineEvent | None:
         """Doubt the map of a particle that is nearly a ball if two starts found different ones."""

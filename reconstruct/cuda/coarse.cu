@@ -13,11 +13,9 @@
 #define UNITS 2        // rows of 16 shifts that a warp works on
 #define TILE 8         // rotations that it scores at a time
 #define GROUP 4        // tiles whose best scores a warp hands out together: 32 lanes / 4 / UNITS
-#ifndef AT_ONCE
 #define AT_ONCE 2      // tiles whose products are summed side by side, to keep the tensor cores busy
 #define STAGE 8        // tiles that are brought to shared memory at a time
-#define COARSE_THREADS 256
-#endif
+#define COARSE_THREADS 384
 #define STAGES 3       // rooms for them: one in use, two being filled
 
 __device__ __forceinline__ unsigned bfloat_pair(float low, float high) {

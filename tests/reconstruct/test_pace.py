@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from reconstruct.course import DIM_EPOCHS, Course
 from reconstruct.engine import Engine
 from reconstruct.learner import EVIDENCE_MEMORY
 from reconstruct.pace import LONGEST, mean_evidence, stretch_for, stretched
@@ -37,6 +38,24 @@ def test_everything_that_counts_particles_is_stretched() -> None:
         assert getattr(slow, name) == 3 * getattr(plain, name)
     assert slow.start_radius == plain.start_radius
     assert stretched(plain, 1.0) == plain
+
+
+def test_a_race_of_dim_particles_goes_on_until_a_start_finds_them() -> None:
+    course = Course(replace(AUTO, race_particles=100, race_epochs=3), Schedule())
+    course.race_cursor = 200
+    assert course.race_over(100, evidence=16.0)  # bright: by its epochs alone
+    course.race_goal = 22.0
+    assert not course.race_over(100, evidence=16.0)
+    assert course.race_over(100, evidence=35.0)
+    course.race_cursor = 100 * (DIM_EPOCHS - 1)
+    assert course.race_over(100, evidence=16.0)
+
+
+def test_a_race_of_dim_particles_has_more_of_them() -> None:
+    course = Course(replace(AUTO, race_particles=100), Schedule())
+    assert course.race_particles == 100
+    course.stretch = 3.0
+    assert course.race_particles == 600
 
 
 def told(settings: EngineSettings, particles: ParticleImages) -> tuple[Engine, list[str]]:
