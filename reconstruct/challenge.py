@@ -27,8 +27,8 @@ MOST = 1000  # latest of them that a start learns from, times what the session's
 PRESENTED = 3000  # presentations of a start, likewise
 BATCH = 50  # particles of an update, likewise
 JUDGES = 96  # particles, spread over the latest, that neither side learns from as of now
-# Of the map's evidence that a start must exceed. Wrong maps had 0.76 to 0.96 of a start's, right ones
-# 0.95 and more; a right start in place of a right map loses nothing.
+# Of the map's evidence that a start must exceed. Wrong maps had 0.76 to 0.96 of a start's, right
+# ones 0.95 and more; a right start in place of a right map loses nothing.
 BETTER = 1.02
 
 

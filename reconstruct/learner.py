@@ -29,7 +29,14 @@ from reconstruct.optimizer import Optimizer, gradient_step
 from reconstruct.pose_search import find_poses
 from reconstruct.positivity import Positivity
 from reconstruct.rotations import random_rotations
-from reconstruct.schedule import Schedule, ShellGrowth, grow_radius, mask_fits, search_cuts
+from reconstruct.schedule import (
+    Schedule,
+    ShellGrowth,
+    grow_radius,
+    growth_due,
+    mask_fits,
+    search_cuts,
+)
 from reconstruct.search import Poses, SearchPlan, WeightedBatch, local_start, make_plan
 from reconstruct.search_wide import make_wide_plan
 from reconstruct.siblings import Siblings, class_crop
@@ -51,7 +58,7 @@ Bools = npt.NDArray[np.bool_]
 FSC_FRACTION = 0.9  # signal share assumed while the half maps are compared with each other
 NARROWEST_MASK = 0.15  # of the box, as a radius
 EVIDENCE_MEMORY = 500.0  # particles, of the running mean
-FSC_EVERY = 3  # updates between half-map comparisons while the radius cannot grow anyway
+FSC_EVERY = 3  # updates between half-map comparisons but those that the radius waits for
 
 
 @dataclass
@@ -397,18 +404,15 @@ class Learner:
     def _renew(self, workers: Executor, added: int) -> None:
         """Compare the half maps if it is time, grow the radius, make the next volumes."""
         presented = self.presented
-        due = presented - self.growth.presented_at_growth >= self.schedule.grow_every
-        growing = due and self.radius < self.max_radius
-        if growing or self.updates % FSC_EVERY == 0:
+        every = self.updates % FSC_EVERY == 0
+        if every or growth_due(self.growth, presented, added=added, schedule=self.schedule):
             # The class whose half maps agree best decides on growth; the others can wait.
             sharpest = int(np.argmax([curve[self.radius] for curve in self.fsc]))
-            every = self.updates % FSC_EVERY == 0 or self.backend.on_device
-            self.fsc = self.compare_halves(None if every else sharpest)
-        if growing:
-            best = np.max(self.fsc, axis=0)
+            self.fsc = self.compare_halves(None if every or self.backend.on_device else sharpest)
             self.growth = grow_radius(
-                self.growth, best, presented, schedule=self.schedule, max_radius=self.max_radius
-            )
+                self.growth, np.max(self.fsc, axis=0), presented,
+                schedule=self.schedule, max_radius=self.max_radius,
+            )  # fmt: skip
             self._reserve(self.insert_radius)
         if mask_fits(presented, self.schedule) > mask_fits(presented - added, self.schedule):
             self._fit_masks(workers)

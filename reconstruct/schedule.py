@@ -11,7 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Schedule", "ShellGrowth", "grow_radius", "mask_fits", "memory_window", "search_cuts"]
+__all__ = [
+    "Schedule",
+    "ShellGrowth",
+    "grow_radius",
+    "growth_due",
+    "mask_fits",
+    "memory_window",
+    "search_cuts",
+]
+
+LOOKS_APART = (
+    1.5  # a look for growth is so many times as far from the last growth as the one before
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,21 @@ def grow_radius(
     if float(fsc[min(growth.radius, len(fsc) - 1)]) <= schedule.fsc_to_grow:
         return growth
     return ShellGrowth(growth.radius + 1, presented)
+
+
+def growth_due(growth: ShellGrowth, presented: float, *, added: int, schedule: Schedule) -> bool:
+    """Whether the radius may grow now as far as presentations go, ``added`` of them new.
+
+    Where half maps did not agree at the edge, the next look is half as much again away.
+    """
+    waited = presented - growth.presented_at_growth
+
+    def looks(presentations: float) -> int:
+        if presentations < schedule.grow_every:
+            return 0
+        return 1 + int(np.log(presentations / schedule.grow_every) / np.log(LOOKS_APART))
+
+    return looks(waited) > looks(waited - added)
 
 
 def mask_fits(presented: float, schedule: Schedule) -> int:

@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reconstruct.schedule import Schedule, ShellGrowth, grow_radius, memory_window, search_cuts
+from reconstruct.schedule import (
+    Schedule,
+    ShellGrowth,
+    grow_radius,
+    growth_due,
+    memory_window,
+    search_cuts,
+)
 
 SCHEDULE = Schedule()
 AGREE = np.ones(21)
@@ -15,6 +22,16 @@ AGREE = np.ones(21)
 
 def _grow(growth: ShellGrowth, fsc: np.ndarray, presented: float) -> ShellGrowth:
     return grow_radius(growth, fsc, presented, schedule=SCHEDULE, max_radius=20)
+
+
+def test_growth_is_looked_for_when_it_may_come_and_then_ever_less_often() -> None:
+    growth = ShellGrowth(9, 1000.0)
+    looks = [
+        presented - 1000
+        for presented in range(1050, 3051, 50)
+        if growth_due(growth, presented, added=50, schedule=SCHEDULE)
+    ]
+    assert looks == [300, 450, 700, 1050, 1550]
 
 
 def test_one_shell_per_so_many_presentations() -> None:
