@@ -34,7 +34,7 @@ COUNTERS = (
     "race_goal",
 )
 REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
-REPLAYED_AT_ONCE = 32  # a replayed minibatch is this part of the particles: memory is half of them
+REPLAYED_AT_ONCE = 16  # a replayed minibatch is this part of the particles: memory is half of them
 DIM_EPOCHS = 8  # times a race of dim particles presents them, unless a start finds them earlier
 LARGEST = 3000  # particles of a replayed minibatch, unless more are asked for
 GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
