@@ -317,6 +317,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         title = f"{options.set}-snr{chosen.settings.snr:g}-k{options.classes}-{options.symmetry}"
         if options.pose_search != "exhaustive":
             title += f"-{options.pose_search}"
+        if options.device != "cpu":
+            title += f"-{options.device}"
         results: list[dict[str, Any]] = []
         for judged in _run_children(options, file, folder):
             results += judged

@@ -9,7 +9,7 @@ docs/decisions/classes.md has the measurements behind the numbers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -39,7 +39,7 @@ class Challenge:
     source: Learner  # of one class: the fresh start
     map_evidence: float  # nats per particle
     start_evidence: float
-    agreed: float  # mean FSC of the two maps
+    agreed: float | None  # mean FSC of the two maps; None: not looked at, the start won
 
     @property
     def won(self) -> bool:
@@ -49,7 +49,7 @@ class Challenge:
     @property
     def confirms(self) -> bool:
         """Whether both are one map."""
-        return not self.won and self.agreed >= AGREED
+        return not self.won and self.agreed is not None and self.agreed >= AGREED
 
 
 def challenge(session: Session, k: int, *, number: int, stretch: float) -> Challenge:
@@ -94,8 +94,10 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
         source,
         float(before.poses.evidence.mean(dtype=np.float64)),
         float(after.poses.evidence.mean(dtype=np.float64)),
-        agreement(holder, source),
+        agreed=None,
     )
-    if found.won:  # what its half-sets learned from one shared reference would flatter them
-        source.split_halves(source.schedule.join_radius + 1)
+    if not found.won:
+        return replace(found, agreed=agreement(holder, source))
+    # what its half-sets learned from one shared reference would flatter them
+    source.split_halves(source.schedule.join_radius + 1)
     return found

@@ -20,6 +20,7 @@ __all__ = [
     "insert_particles",
     "normalise_images",
     "refine_poses",
+    "sample_cube",
     "select_cells",
 ]
 
@@ -425,6 +426,23 @@ def insert_particles(  # type: ignore[no-untyped-def]
                     target[p + uintp(3)] += w1 * v_re
                     target[p + uintp(4)] += w1 * v_im
                     target[p + uintp(5)] += w1 * v_d
+
+
+@numba.njit(**_OPTIONS)
+def sample_cube(cube, points, out):  # type: ignore[no-untyped-def]
+    """Trilinear values (m,) of a full centred cube (g, g, g) at ``points`` (m, 3), grid steps."""
+    centre = (cube.shape[0] - 1) // 2
+    for j in range(points.shape[0]):
+        x, y, z = points[j, 0] + centre, points[j, 1] + centre, points[j, 2] + centre
+        ix, iy, iz = math.floor(x), math.floor(y), math.floor(z)
+        fx, fy, fz = x - ix, y - iy, z - iz
+        total = 0j
+        for dz in range(2):
+            for dy in range(2):
+                row = cube[iz + dz, iy + dy]
+                weight = (fz if dz else 1 - fz) * (fy if dy else 1 - fy)
+                total += weight * ((1 - fx) * row[ix] + fx * row[ix + 1])
+        out[j] = total
 
 
 @numba.njit(**_OPTIONS)

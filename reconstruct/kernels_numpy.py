@@ -19,6 +19,7 @@ __all__ = [
     "normalise_images",
     "posterior_weights",
     "refine_poses",
+    "sample_cube",
     "select_cells",
     "weigh_rows",
 ]
@@ -263,6 +264,17 @@ def insert_halves(
             statistics[h], members, kx, ky, ikx, iky, scale, box, a_re, a_im, c2, n,
             cell_rotation, cell_rotation_id, cell_shift, cell_class, cell_weight, cell_count,
         )  # fmt: skip
+
+
+def sample_cube(cube: Complex, points: Float, out: Complex) -> None:
+    """See ``kernels_cpu``."""
+    p = points + (cube.shape[0] - 1) // 2
+    base = np.floor(p).astype(np.intp)
+    f = p - base
+    out[:] = 0
+    for dz, dy, dx in _CORNERS:
+        weight = np.where((dx, dy, dz), f, 1 - f).prod(axis=1)
+        out += weight * cube[base[:, 2] + dz, base[:, 1] + dy, base[:, 0] + dx]
 
 
 def ctf_rows(

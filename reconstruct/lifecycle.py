@@ -198,20 +198,21 @@ class Lifecycle:
                 outcome, kind = "found the same map", "map_confirmed"
             else:
                 outcome, kind = "found another that is no better", "map_in_doubt"
+            compared = {} if tried.agreed is None else {"agreement": tried.agreed}
             events.append(
                 EngineEvent(
                     kind=kind,
                     message=(
                         f"Class {k + 1}: a fresh start on its own particles {outcome}, "
                         f"{tried.start_evidence:.1f} nats per particle against "
-                        f"{tried.map_evidence:.1f} of the map at the same resolution; the two "
-                        f"maps agree at FSC {tried.agreed:.2f}"
+                        f"{tried.map_evidence:.1f} of the map at the same resolution"
+                        + "".join(f"; both agree at FSC {fsc:.2f}" for fsc in compared.values())
                     ),
                     class_index=k,
                     values={
                         "start": tried.start_evidence,
                         "map": tried.map_evidence,
-                        "agreement": tried.agreed,
+                        **compared,
                     },
                 )
             )

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import scipy.optimize
 
 from reconstruct.fourier import centred_rfftn, fourier_cube, full_from_half, shell_index
+from reconstruct.kernels_cpu import sample_cube
 from reconstruct.rotations import matrix_from_vector, rotation_grid
 
 __all__ = [
@@ -144,22 +145,10 @@ def _samples(radius: int) -> Float32:
 
 
 def _sample(cube: npt.NDArray[np.complexfloating], points: npt.NDArray[np.floating]) -> Complex128:
-    """Trilinear values of a full cube (g, g, g) at ``points`` (m, 3) x, y, z in grid units."""
-    centre = (cube.shape[0] - 1) // 2
-    p = points + centre
-    base = np.floor(p).astype(np.intp)
-    f = p - base
-    total = np.zeros(len(points), np.complex128)
-    for dz in (0, 1):
-        for dy in (0, 1):
-            for dx in (0, 1):
-                w = (
-                    (f[:, 0] if dx else 1 - f[:, 0])
-                    * (f[:, 1] if dy else 1 - f[:, 1])
-                    * (f[:, 2] if dz else 1 - f[:, 2])
-                )
-                total += w * cube[base[:, 2] + dz, base[:, 1] + dy, base[:, 0] + dx]
-    return total
+    """Values of a full cube (g, g, g) at ``points`` (m, 3) x, y, z in grid units."""
+    values = np.empty(len(points), np.complex128)
+    sample_cube(cube, points, values)
+    return values
 
 
 def _align_one_hand(
@@ -207,7 +196,7 @@ def _align_one_hand(
     candidates: list[tuple[float, int, int]] = []
     for start in range(0, grid, 256):
         chunk = rotations[start : start + 256]
-        points = np.einsum("mi,rij->rmj", samples, chunk).reshape(-1, 3) * oversampling
+        points = (samples @ chunk).reshape(-1, 3) * oversampling
         v = _sample(map_cube, points).reshape(len(chunk), -1)
         norm = np.sqrt(np.sum(np.abs(v) ** 2, axis=1)) + 1e-30
         scores = np.concatenate([v.real, v.imag], axis=1).astype(np.float32) @ phase_planes

@@ -155,7 +155,8 @@ def test_a_session_challenges_by_itself_and_says_how_it_went() -> None:
     engine.add(rows(simulated(PARTICLES).particle_images(), slice(0, 600)))
     events = [event for report in engine.finish() for event in report.events]
     told = next(e for e in events if e.kind in CHALLENGED)
-    assert {"start", "map", "agreement"} == set(told.values)
+    compared = set() if told.kind == "class_restarted" else {"agreement"}
+    assert set(told.values) == {"start", "map"} | compared
     assert engine._life.challenges >= 1
 
 

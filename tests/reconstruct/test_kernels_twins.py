@@ -72,6 +72,19 @@ def test_slices(kernels: Implementation) -> None:
     np.testing.assert_allclose(got, expected, atol=SLICE_TOLERANCE)
 
 
+def test_values_anywhere_in_a_cube() -> None:
+    rng = np.random.default_rng(4)
+    cube = (rng.standard_normal((9, 9, 9)) + 1j * rng.standard_normal((9, 9, 9))).astype("c8")
+    points = rng.uniform(-3.9, 3.9, (50, 3))
+    got, expected = np.empty(50, np.complex128), np.empty(50, np.complex128)
+    kernels_cpu.sample_cube(cube, points, got)
+    kernels_numpy.sample_cube(cube, points, expected)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    corner = np.array([[2.0, -1.0, 3.0]])
+    kernels_cpu.sample_cube(cube, corner, got[:1])
+    assert got[0] == cube[7, 3, 6]
+
+
 def coarse_scores(seed: int, shape: tuple[int, int, int]) -> tuple[npt.NDArray[np.float32], ...]:
     rng = np.random.default_rng(seed)
     b, _, r = shape
