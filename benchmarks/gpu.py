@@ -198,16 +198,16 @@ def main() -> None:
                     with path.open("a", encoding="utf-8") as file:
                         file.write(line + "\n")
     if path is not None:
-        print(f"saved {path}")
+        print(f"saved {path.replace(path.with_suffix('.txt'))}")
 
 
 def _results_file(backend: Backend, folder: Path | None, *, rehearsal: bool) -> Path | None:
-    """An empty file named after the device."""
+    """An empty file named after the device, which gets its last name once all is measured."""
     if folder is None:
         return None
     folder.mkdir(parents=True, exist_ok=True)
     slug = re.sub(r"[^a-z0-9]+", "-", backend.name.lower()).strip("-")
-    path = folder / f"{'gpu-rehearsal' if rehearsal else 'gpu'}-{slug}.txt"
+    path = folder / f"{'gpu-rehearsal' if rehearsal else 'gpu'}-{slug}.partial"
     path.write_text("", encoding="utf-8")
     return path
 

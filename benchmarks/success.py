@@ -319,15 +319,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             title += f"-{options.pose_search}"
         if options.device != "cpu":
             title += f"-{options.device}"
+        head = f"{title}: {options.particles} particles, {_machine(options)}"
+        print(head, _table([]), sep="\n", flush=True)
         results: list[dict[str, Any]] = []
         for judged in _run_children(options, file, folder):
             results += judged
             print(_table(judged).partition("\n")[2], flush=True)
             if options.results:  # at once: the time on a machine may be short
                 options.results.mkdir(parents=True, exist_ok=True)
-                text = f"{title}: {options.particles} particles, {_machine(options)}\n"
                 target = options.results / f"success-{title}.txt"
-                target.write_text(text + _table(results) + "\n")
+                target.write_text(f"{head}\n{_table(results)}\n")
 
 
 def _run_children(
@@ -343,8 +344,10 @@ def _run_children(
         core = cores.get()
         child = [sys.executable, "-m", "benchmarks.success", *_flags(options)]
         child += ["--child", f"{file}|{folder}|{seed}|{core}"]
-        answer = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
-        cores.put(core)
+        try:
+            answer = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
+        finally:
+            cores.put(core)
         found: list[dict[str, Any]] = json.loads(answer.stdout)
         return found
 
@@ -359,7 +362,8 @@ def _machine(options: argparse.Namespace) -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         cpu = (names or [cpu])[0]
-    jobs = f", {options.jobs} seeds at a time" if options.jobs > 1 else ""
+    at_once = min(options.jobs, len(os.sched_getaffinity(0)))
+    jobs = f", {at_once} seeds at a time" if at_once > 1 else ""
     device = "" if options.device == "cpu" else f", {make_backend(options.device).name}"
     return f"{cpu}, {os.cpu_count()} cores{device}{jobs}"
 

@@ -28,7 +28,7 @@ PRESENTED = 3000  # presentations of a start, likewise
 BATCH = 50  # particles of an update, likewise
 JUDGES = 96  # particles, spread over the latest, that neither side learns from as of now
 # Of the map's evidence that a start must exceed. Wrong maps had 0.76 to 0.96 of a start's, right
-# ones 0.95 and more; a right start in place of a right map loses nothing.
+# ones 0.95 and more; a right start in place of a right map costs a few shells for a while.
 BETTER = 1.02
 
 

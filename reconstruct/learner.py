@@ -42,12 +42,7 @@ from reconstruct.search_wide import make_wide_plan
 from reconstruct.siblings import Siblings, class_crop
 from reconstruct.symmetry import parse_group, symmetrise_statistics
 from reconstruct.types import Centring, PoseSearch, SearchCount
-from reconstruct.update import (
-    MapGrid,
-    at_reach,
-    box_volume,
-    quotient,
-)
+from reconstruct.update import MapGrid, at_reach, box_volume, quotient
 
 __all__ = ["EVIDENCE_MEMORY", "Learner"]
 
@@ -405,7 +400,8 @@ class Learner:
         """Compare the half maps if it is time, grow the radius, make the next volumes."""
         presented = self.presented
         every = self.updates % FSC_EVERY == 0
-        if every or growth_due(self.growth, presented, added=added, schedule=self.schedule):
+        waiting = self.radius < self.max_radius
+        if every or (waiting and growth_due(self.growth, presented, added, self.schedule)):
             # The class whose half maps agree best decides on growth; the others can wait.
             sharpest = int(np.argmax([curve[self.radius] for curve in self.fsc]))
             self.fsc = self.compare_halves(None if every or self.backend.on_device else sharpest)

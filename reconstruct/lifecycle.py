@@ -50,6 +50,7 @@ JUNK_RADIUS = 0.75  # of the best class's resolution in shells
 CHALLENGE_SEEDS = 2_000_000  # numbers of learners from here on are those of challengers
 EVEN_VIEWS = 0.75  # coverage of the sphere from which a map is not suspected
 SIGMAS = 5.5  # of outliers among the latest particles, that are a sign of newcomers
+MOST_SIGMAS = 8.0  # that are, however many signs came to nothing
 TRIAL_SEEDS = 1_000_000  # numbers of learners from here on are those of mergers, below of births
 SPLIT_SEEDS = 3_000_000  # and from here on those of splits
 WATCH_EVERY = 100  # particles between looks for newcomers
@@ -69,6 +70,7 @@ class Lifecycle:
     alarm_at: int = 0  # particles trained when a newcomer was first suspected; 0: no suspicion
     quiet_until: int = 0  # particles trained before which no newcomer is looked for
     sigmas: float = SIGMAS  # that make a sign; signs that come to nothing raise it
+    sign: float = 0.0  # what the last sign had
     births: int = 0  # births tried, which key their random numbers
     trials: int = 0  # mergers tried, likewise
     junk: tuple[int, ...] = ()  # classes that were named junk
@@ -206,7 +208,7 @@ class Lifecycle:
                         f"Class {k + 1}: a fresh start on its own particles {outcome}, "
                         f"{tried.start_evidence:.1f} nats per particle against "
                         f"{tried.map_evidence:.1f} of the map at the same resolution"
-                        + "".join(f"; both agree at FSC {fsc:.2f}" for fsc in compared.values())
+                        + (f"; both agree at FSC {tried.agreed:.2f}" if compared else "")
                     ),
                     class_index=k,
                     values={
@@ -386,7 +388,7 @@ class Lifecycle:
         self.quiet_until = trained + WATCH_EVERY
         sigmas = newcomers(session.store, trained, session.learner, session.weigh)
         if sigmas > self.sigmas:
-            self.alarm_at, self.sigmas = trained, sigmas
+            self.alarm_at, self.sign = trained, sigmas
         return []
 
     def _birth(self, session: Session, slot: int, *, kind: str) -> list[EngineEvent]:
@@ -395,6 +397,7 @@ class Lifecycle:
         self.births += 1
         birth = attempt_birth(session, number=self.births, window=WINDOW)
         if birth is None:
+            self.sigmas = float(np.clip(self.sign, self.sigmas, MOST_SIGMAS))
             return []
         self.sigmas = SIGMAS
         fill(session.learner, slot, birth.source, share=birth.share)

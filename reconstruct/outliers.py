@@ -55,7 +55,8 @@ def contrast(before: npt.NDArray[np.bool_], latest: npt.NDArray[np.bool_]) -> fl
     size = len(latest)
     usual = max(float(before.mean()), 1.0 / len(before))
     blocks = before[len(before) % size :].reshape(-1, size).mean(axis=1)
-    deviation = max(np.sqrt(usual * (1.0 - usual) / size), float(blocks.std(ddof=1)))
+    among = float(blocks.std(ddof=1)) if len(blocks) > 1 else 0.0
+    deviation = max(float(np.sqrt(usual * (1.0 - usual) / size)), among)
     return float((latest.mean() - usual) / deviation)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from reconstruct.learner import EVIDENCE_MEMORY, Learner
 from reconstruct.schedule import Schedule
 
-__all__ = ["mean_evidence", "stretch_for", "stretched"]
+__all__ = ["DIM", "mean_evidence", "stretch_for", "stretched"]
 
 DIM = 21.0  # nats per particle after the first look, below which starts were seen to fail
 LONGEST = 6.0

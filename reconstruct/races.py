@@ -31,7 +31,7 @@ from reconstruct.layout import Layout
 from reconstruct.learner import Learner
 from reconstruct.learner_state import new_learner
 from reconstruct.lifecycle import Lifecycle
-from reconstruct.pace import mean_evidence, stretch_for, stretched
+from reconstruct.pace import DIM, mean_evidence, stretch_for, stretched
 from reconstruct.search import WeightedBatch
 from reconstruct.spherical import Sphericity
 from reconstruct.store import ParticleStore
@@ -45,6 +45,7 @@ Rows = npt.NDArray[np.intp]
 SLOW_SEEDS = 500  # numbers of the starts that begin anew
 DIM_STARTS = 2  # of which there are no more than so many: nearly all of them get there
 FOUND = 2.5  # times what the first look explained: a start that explains as much has found the map
+MOST_GOAL = 40.0  # nats that are asked of it
 _BLAS = ThreadpoolController()
 
 
@@ -115,7 +116,7 @@ class Races(ABC):
         if stretch == 1.0:
             return None
         self._set_pace(stretch)
-        course.race_goal = FOUND * explained
+        course.race_goal = float(np.clip(FOUND * explained, DIM, MOST_GOAL))
         self._learners = [self._new_learner(SLOW_SEEDS + number) for number in range(self._starts)]
         return pace_event(explained, stretch, looked_at=looked_at, particles=course.race_particles)
 
@@ -147,7 +148,9 @@ class Races(ABC):
     def _settle_dim(self) -> None:
         """Trust the map of dim particles if two starts found it, and found the same."""
         goal, rivals = self._course.race_goal, self._learners
-        if not goal or len(rivals) < 2 or any(mean_evidence(one) < goal for one in rivals):
+        if not goal or self.settings.n_classes > 1 or len(rivals) < 2:
+            return
+        if any(mean_evidence(one) < goal for one in rivals):
             return
         with _BLAS.limit(limits=1, user_api="blas"):
             if agreement(*rivals[:2]) >= AGREED:

@@ -21,9 +21,7 @@ __all__ = [
     "search_cuts",
 ]
 
-LOOKS_APART = (
-    1.5  # a look for growth is so many times as far from the last growth as the one before
-)
+LOOKS_APART = 1.5  # each look for growth is so many times as far from the last growth
 
 
 @dataclass(frozen=True)
@@ -68,10 +66,11 @@ def grow_radius(
     return ShellGrowth(growth.radius + 1, presented)
 
 
-def growth_due(growth: ShellGrowth, presented: float, *, added: int, schedule: Schedule) -> bool:
-    """Whether the radius may grow now as far as presentations go, ``added`` of them new.
+def growth_due(growth: ShellGrowth, presented: float, added: int, schedule: Schedule) -> bool:
+    """Whether to see now if the radius can grow, ``added`` presentations having come.
 
-    Where half maps did not agree at the edge, the next look is half as much again away.
+    As soon as it may, and where the half maps did not agree at the edge at ever longer distances;
+    they are compared every few updates anyway.
     """
     waited = presented - growth.presented_at_growth
 

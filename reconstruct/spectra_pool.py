@@ -20,7 +20,7 @@ __all__ = ["SpectraPool"]
 Complex64 = npt.NDArray[np.complex64]
 Slots = npt.NDArray[np.int32]
 
-SEGMENT_BITS = 10  # 1,024 particles a segment: above 4 MiB the system gives huge pages
+SEGMENT_BITS = 10  # 1,024 particles a segment: NumPy asks for huge pages from 4 MiB on
 LARGEST = 6.0e4  # below the largest half-precision number: no infinity is ever stored
 
 

@@ -18,6 +18,8 @@
 #define COARSE_THREADS 384
 #define STAGES 3       // rooms for them: one in use, two being filled
 
+static_assert(STAGE % GROUP == 0 && GROUP % AT_ONCE == 0 && GROUP * UNITS * 4 == WARP, "tiles");
+
 __device__ __forceinline__ unsigned bfloat_pair(float low, float high) {
 #ifdef __CUDA_ARCH__
     unsigned packed;

@@ -51,6 +51,31 @@ def test_a_race_of_dim_particles_goes_on_until_a_start_finds_them() -> None:
     assert course.race_over(100, evidence=16.0)
 
 
+@pytest.mark.parametrize(
+    ("evidence", "agreed", "classes", "trusted"),
+    [
+        ((35.0, 34.0), 0.95, 1, True),
+        ((35.0, 34.0), 0.6, 1, False),
+        ((35.0, 16.0), 0.95, 1, False),  # one start alone found something
+        ((35.0, 34.0), 0.95, 2, False),  # class 1 of one start may be class 2 of the other
+    ],
+)
+def test_a_map_that_two_starts_found_in_dim_particles_is_in_no_doubt(
+    evidence: tuple[float, float],
+    agreed: float,
+    classes: int,
+    trusted: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reconstruct.races.agreement", lambda *_: agreed)
+    engine = Engine(replace(AUTO, n_classes=classes, race_starts=2), GEOMETRY)
+    engine._course.race_goal = 22.0
+    for learner, explained in zip(engine._learners, evidence, strict=True):
+        learner.presented, learner.evidence = 1e6, explained
+    engine._settle_dim()
+    assert (engine._life.stood == (0,)) is trusted
+
+
 def test_a_race_of_dim_particles_has_more_of_them() -> None:
     course = Course(replace(AUTO, race_particles=100), Schedule())
     assert course.race_particles == 100

@@ -29,7 +29,7 @@ def test_growth_is_looked_for_when_it_may_come_and_then_ever_less_often() -> Non
     looks = [
         presented - 1000
         for presented in range(1050, 3051, 50)
-        if growth_due(growth, presented, added=50, schedule=SCHEDULE)
+        if growth_due(growth, presented, 50, SCHEDULE)
     ]
     assert looks == [300, 450, 700, 1050, 1550]
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from reconstruct.fourier import make_half_plane
-from reconstruct.spectra_pool import SEGMENT_BITS
+from reconstruct.spectra_pool import SEGMENT_BITS, SpectraPool
 from reconstruct.store import IMMUTABLE, MUTABLE, ParticleStore
 from tests.reconstruct.small_sets import simulated
 
@@ -251,3 +251,24 @@ def test_a_particle_takes_6_kb_at_radius_21_and_half_of_it_in_half_precision() -
             spectra = np.zeros((512, coefficients), np.complex64)
             store.append({**_rows(start, 512), "spectra": spectra})
         assert store.nbytes / 10_240 <= limit
+
+
+def test_spectra_come_back_from_slots_that_are_scattered_and_used_again() -> None:
+    rng = np.random.default_rng(8)
+    size = 1 << SEGMENT_BITS
+    pool = SpectraPool(3)
+
+    def spectra(count: int) -> np.ndarray:
+        return rng.standard_normal((count, 6)).astype(np.float32).view(np.complex64)
+
+    first = spectra(size + 5)
+    slots = pool.put(first)
+    assert pool.put(first[:0]).tolist() == []
+    gone = np.array([0, 1, 7, size - 1, size, size + 2])
+    pool.free(slots[gone])
+    more = spectra(10)  # six in the gaps, four behind
+    again = pool.put(more)
+    assert again[:6].tolist() == gone.tolist()
+    np.testing.assert_array_equal(pool.take(again), more)
+    kept = np.setdiff1d(np.arange(size + 5), gone)
+    np.testing.assert_array_equal(pool.take(slots[kept]), first[kept])
