@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from reconstruct import kernels_cuda
 from reconstruct.kernels_cuda import KERNEL_NAMES, OPTIONS, source
 from tests.reconstruct.cuda_compiler import Compiler, find_compiler
 
@@ -37,9 +38,27 @@ def test_a_mistake_does_not_compile(compiler: Compiler) -> None:
 
 def test_every_kernel_of_the_sources_is_named() -> None:
     declared = re.findall(
-        r'extern "C" __global__ void (?:__launch_bounds__\(\d+(?:, \d+)?\)\s+)?(\w+)\(', source()
+        r'extern "C" __global__ void (?:__launch_bounds__\(\w+(?:, \d+)?\)\s+)?(\w+)\(', source()
     )
     assert sorted(declared) == sorted(KERNEL_NAMES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "TILE",
+        "MOST_STEPS",
+        "STEP_PAIRS",
+        "UNITS",
+        "STAGE",
+        "STAGES",
+        "SELECT_ROOM",
+        "COARSE_THREADS",
+    ],
+)
+def test_both_sides_of_a_launch_have_the_same_constants(name: str) -> None:
+    values = re.findall(rf"#define {name} (\d+)", source())
+    assert values == [str(getattr(kernels_cuda, name))]
 
 
 def test_the_sources_travel_with_the_package() -> None:
