@@ -289,23 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.snr is not None:
         chosen = replace(chosen, settings=replace(chosen.settings, snr=options.snr))
     if options.child:
-        file, folder, seed, core = options.child.split("|")
-        if core:
-            os.sched_setaffinity(0, {int(core)})
-        settings = EngineSettings(
-            seed=int(seed),
-            n_classes=options.classes,
-            symmetry=options.symmetry,
-            replay_passes=options.replay,
-            pose_search=options.pose_search,
-        )
-        marks = run_seed(Path(file), Path(folder), settings, chosen.geometry, device=options.device)
-        if options.ends:
-            marks = [mark for mark in marks[:-1] if mark.label == "stream_end"] + marks[-1:]
-        with np.load(file) as archive:
-            species = archive["species"]
-        judged = [{"seed": int(seed), **_judge(mark, chosen, species)} for mark in marks]
-        print(json.dumps(judged))
+        print(json.dumps(_child(options, chosen)))
         return
     with tempfile.TemporaryDirectory() as passing:
         folder = str(options.keep or passing)
@@ -329,6 +313,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 options.results.mkdir(parents=True, exist_ok=True)
                 target = options.results / f"success-{title}.txt"
                 target.write_text(f"{head}\n{_table(results)}\n")
+
+
+def _child(options: argparse.Namespace, chosen: StandardSet) -> list[dict[str, Any]]:
+    """Run and judge the one seed that this process is for."""
+    file, folder, seed, core = options.child.split("|")
+    if core:
+        os.sched_setaffinity(0, {int(core)})
+    settings = EngineSettings(
+        seed=int(seed),
+        n_classes=options.classes,
+        symmetry=options.symmetry,
+        replay_passes=options.replay,
+        pose_search=options.pose_search,
+    )
+    marks = run_seed(Path(file), Path(folder), settings, chosen.geometry, device=options.device)
+    if options.ends:
+        marks = [mark for mark in marks[:-1] if mark.label == "stream_end"] + marks[-1:]
+    with np.load(file) as archive:
+        species = archive["species"]
+    return [{"seed": int(seed), **_judge(mark, chosen, species)} for mark in marks]
 
 
 def _run_children(

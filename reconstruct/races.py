@@ -150,19 +150,21 @@ class Races(ABC):
         goal, rivals = self._course.race_goal, self._learners
         if not goal or self.settings.n_classes > 1 or len(rivals) < 2:
             return
-        if any(mean_evidence(one) < goal for one in rivals):
-            return
+        found = all(mean_evidence(one) >= goal for one in rivals)
+        if found and self._rivals_agree() >= AGREED:
+            self._life.stood = (0,)
+
+    def _rivals_agree(self) -> float:
+        """How well the maps of the two best starts agree."""
+        best, second = sorted(self._learners, key=lambda learner: -learner.evidence)[:2]
         with _BLAS.limit(limits=1, user_api="blas"):
-            if agreement(*rivals[:2]) >= AGREED:
-                self._life.stood = (0,)
+            return agreement(best, second)
 
     def _doubt_ball(self, seen: Sphericity | None) -> EngineEvent | None:
         """Doubt the map of a particle that is nearly a ball if two starts found different ones."""
-        if seen is None or len(self._learners) < 2:
+        if seen is None or len(self._learners) < 2 or self._life.stood:
             return None
-        best, second = sorted(self._learners, key=lambda learner: -learner.evidence)[:2]
-        with _BLAS.limit(limits=1, user_api="blas"):
-            agreed = agreement(best, second)
+        agreed = self._rivals_agree()
         if agreed >= AGREED:
             return None
         self._life.unsettled = True

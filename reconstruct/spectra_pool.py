@@ -47,14 +47,12 @@ class SpectraPool:
         """Keep spectra (n, coefficients); return where."""
         slots = np.array([self._next() for _ in spectra], np.int32)
         packed = self._packed(spectra)
-        ends = np.flatnonzero(np.diff(slots) != 1) + 1  # a run of slots is copied at once
-        for first, last in itertools.pairwise([0, *ends.tolist(), len(slots)]):
-            done = first
-            while done < last:
-                segment, place = divmod(int(slots[done]), 1 << SEGMENT_BITS)
-                room = min(last - done, (1 << SEGMENT_BITS) - place)
-                self._segments[segment][place : place + room] = packed[done : done + room]
-                done += room
+        # A run of slots in one segment is copied at once.
+        apart = (np.diff(slots) != 1) | (np.diff(slots >> SEGMENT_BITS) != 0)
+        ends = [*(np.flatnonzero(apart) + 1).tolist(), len(slots)]
+        for first, last in itertools.pairwise([0, *ends] if len(slots) else []):
+            segment, place = divmod(int(slots[first]), 1 << SEGMENT_BITS)
+            self._segments[segment][place : place + last - first] = packed[first:last]
         return slots
 
     def take(self, slots: Slots, n: int | None = None) -> Complex64:
