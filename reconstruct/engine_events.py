@@ -75,8 +75,8 @@ def spherical_event(share: float, group: str, *, starts: int) -> EngineEvent:
         kind="near_spherical",
         message=(
             f"The particle is nearly a ball: views explain {100 * share:.0f} % of the evidence; "
-            f"{starts} starts with {group} from the first batch are raced at higher resolution; "
-            "set engine.mask_diameter_angstrom to about 1.08 times the particle's diameter"
+            f"{starts} starts with {group} from the first batch, and the opposite of each, are "
+            "raced at higher resolution"
         ),
         values={"view_share": share},
     )
@@ -89,8 +89,7 @@ def ball_event(share: float, agreed: float) -> EngineEvent:
         message=(
             f"The particle is nearly a ball: views explain {100 * share:.0f} % of the evidence, "
             f"and two random starts found different maps (FSC {agreed:.2f} beyond the ball), so "
-            f"that no resolution is told; if it has a symmetry, name it (--symmetry O, T or I), "
-            f"and set engine.mask_diameter_angstrom to about 1.08 times its diameter"
+            f"that no resolution is told; if it has a symmetry, name it (--symmetry O, T or I)"
         ),
         values={"view_share": share, "agreement": agreed},
     )

@@ -44,10 +44,10 @@ def make_layout(settings: EngineSettings, geometry: Geometry) -> Layout:
         The box or the resolutions cannot be honoured.
     """
     box, edge = geometry.box, geometry.box_angstrom
-    max_radius = min(int(edge / settings.max_resolution_angstrom), box // 2 - 3)
+    max_radius = min(int(edge / settings.finest_angstrom), box // 2 - 3)
     if max_radius < FEWEST_SHELLS:
         raise ValueError(
-            f"max_resolution_angstrom {settings.max_resolution_angstrom} leaves {max_radius} "
+            f"max_resolution_angstrom {settings.finest_angstrom:g} leaves {max_radius} "
             f"shells in a box of {edge:.0f} A: ask for at most {edge / FEWEST_SHELLS:.0f} A"
         )
     wanted = settings.mask_diameter_angstrom

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,7 +83,6 @@ class Learner:
     cubes: Float32 | None = None  # references (K or 2 K, g, g, g, ..), of all or of each half-set
     group: str = "C1"  # symmetry that maps are averaged over
     split: bool = False  # whether the half-sets have references of their own
-    scored_by: Literal["own", "other"] = "own"  # whose reference; the other's only by ``spherical``
     coarse_radius: int = 0  # shells of a wide coarse pass; 0: the usual one
     positivity: Positivity = field(default_factory=Positivity)
     centring: Centring = "off"
@@ -438,8 +437,6 @@ class Learner:
                 cut=self.positivity.flags(self.n_classes),
                 resting=self.resting,
             )
-        if self.scored_by == "other":
-            self.cubes = self.backend.xp.roll(self.cubes, self.n_classes, axis=0)
 
     def compare_halves(self, only: int | None = None) -> list[Float64]:
         """Half-map FSC of each class, (max_radius + 1,), 0 beyond what particles entered.

@@ -20,7 +20,7 @@ __all__ = ["dump_learner", "new_learner", "restore_learner"]
 
 _PLAIN = (
     *("presented", "updates", "evidence", "split", "group", "temperature"),
-    *("scored_by", "coarse_radius"),
+    "coarse_radius",
 )
 _ARRAYS = ("class_share", "mass", "mask_radius")
 

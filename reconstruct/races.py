@@ -172,7 +172,7 @@ class Races(ABC):
 
     def _near_ball(self, leader: Learner) -> Sphericity | None:
         """How little views explain of some particles, if it is little and matters; or None."""
-        asked = self._symmetry.wanted in spherical.CUBIC or len(self._learners) > 1
+        asked = self.settings.cubic or len(self._learners) > 1
         if self.settings.n_classes > 1 or not asked:
             return None
         rows, half = self._store.by_half(self._replayable[: spherical.PROBED])
@@ -186,14 +186,13 @@ class Races(ABC):
         leader = self._leader
         self._learners = [leader]
         self._course.racing = False
-        leader.scored_by = "own"  # a wide coarse pass stays: the low shells of a ball stay blind
-        leader.split_halves(radius)
+        leader.split_halves(radius)  # a wide coarse pass stays: a ball's low shells stay blind
         return mask_event(2 * float(leader.mask_radius.max()) * self.geometry.pixel_size_angstrom)
 
     def _begin_spherical(self, leader: Learner, seen: Sphericity | None) -> EngineEvent | None:
         """Race by other rules where the particle is nearly a ball and its group is known."""
         group, course = self._symmetry.wanted, self._course
-        if seen is None or group not in spherical.CUBIC:
+        if seen is None or not self.settings.cubic:
             return None
         with _BLAS.limit(limits=1, user_api="blas"):
             if spherical.shows_axes(leader, group):
@@ -208,12 +207,24 @@ class Races(ABC):
         """One update of the course of near-spherical particles."""
         for learner in self._learners:
             spherical.steer(learner)
+        before = self._leader.presented
         rows = self._course.spherical_rows(spherical.BATCH, self._replayable)
         report = self._update(rows, new=0, cold=True, window=spherical.WINDOW)
-        evidences = [learner.evidence for learner in self._learners]
+        presented = self._leader.presented
+        if spherical.raced(before, presented):
+            first = self.settings.race_starts + spherical.STARTS
+            self._learners += [
+                spherical.opposite(start, self._new_learner(first + number))
+                for number, start in enumerate(self._learners)
+            ]
+        if spherical.over(presented):
+            event = race_event(
+                [learner.evidence for learner in self._learners],
+                starts=spherical.FIELD[0],
+                particles=self._course.trained,
+            )
+            return with_events(
+                report, event, self._begin_halves(spherical.restart_radius(self._leader))
+            )
         self._learners = spherical.keep_best(self._learners)
-        leader = self._leader
-        if spherical.stage_of(leader.presented) != "over":
-            return report
-        event = race_event(evidences, starts=spherical.STARTS, particles=self._course.trained)
-        return with_events(report, event, self._begin_halves(spherical.restart_radius(leader)))
+        return report

@@ -24,7 +24,7 @@ __all__ = ["make_wide_plan", "search_on_host"]
 COARSE_COUNT = 36864  # rotations 7.5 degrees apart
 SHIFT_STEP_PIXELS = 1.0
 EDGE_SHELLS = 1.1  # by which a cell of the last level turns the edge at most; posteriors are wider
-KEEP = 60
+KEEP = 24
 
 
 def make_wide_plan(radius: int, coarse_radius: int, max_shift_pixels: float) -> SearchPlan:

@@ -2,10 +2,12 @@
 
 The low shells of a hollow ball say nothing about its orientation: a coarse pass over them keeps
 poses at random, and a C1 start ends in a local minimum. Where the user has named a cubic group,
-its operators are the way in. Starts have the group from their first batch, are searched at the
-resolution that carries orientation, and every particle is scored against the map of the *other*
-half-set, so that no particle meets its own noise; by that evidence the best start goes on, marching
-once more from low resolution. docs/decisions/spherical.md has the measurements.
+its operators are the way in. Starts have the group from their first batch and are searched at the
+resolution that carries orientation. What they find at low resolution is the particle or its
+opposite, with hollows for bumps, which fits nearly as well and never turns into the particle; so
+the opposite of every start goes on beside it. All march from low resolution to the highest again
+and again, and those with the highest evidence stay. docs/decisions/spherical.md has the
+measurements.
 
 Radii are given per particle diameter: ``n`` means ``n`` shells of a box as wide as the particle.
 """
@@ -15,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,44 +24,42 @@ import numpy.typing as npt
 from reconstruct.imposing import seek_axes
 from reconstruct.learned import first_half
 from reconstruct.learner import Learner
+from reconstruct.learner_state import dump_learner, restore_learner
 from reconstruct.search import WeightedBatch
 from reconstruct.symmetry import parse_group
 from reconstruct.symmetry_course import SYMMETRY_SCORE
+from reconstruct.update import shell_table
 
 __all__ = [
     "BATCH",
-    "CUBIC",
     "PROBED",
     "STARTS",
     "Sphericity",
-    "Stage",
     "keep_best",
+    "opposite",
+    "over",
     "prepare_starts",
+    "raced",
     "restart_radius",
     "shows_axes",
     "sphericity",
-    "stage_of",
     "steer",
     "window_of",
 ]
 
 Float32 = npt.NDArray[np.float32]
 
-CUBIC = ("T", "O", "I")
 SPHERICAL_SHARE = 0.4  # of the evidence, that views may explain of a near-sphere
 PROBED = 300  # particles that the verdict is asked of
 
-STARTS = 6
-MARCHING = 3  # starts that go on after the race
-RACED = 1800  # presentations of every start, at one radius
-MARCHED = 4500  # presentations of the march, from MARCH_FROM to the session's highest radius
-SETTLED = 1000  # presentations at its end
+STARTS = 4
+FIELD = (2 * STARTS, 5, 3, 2)  # starts and opposites that march, in each of the marches
+RACED = 1300  # presentations of every start, at one radius
+MARCHED = 2500  # presentations of one march, from MARCH_FROM to the session's highest radius
 WINDOW = 300.0  # particles remembered
 BATCH = 100
-RACE_AT = 9.6
-MARCH_FROM = 6.7
-
-Stage = Literal["race", "march", "over"]
+RACE_AT = 10.2
+MARCH_FROM = 6.25
 
 
 @dataclass(frozen=True)
@@ -139,34 +138,56 @@ def prepare_starts(fresh: list[Learner], leader: Learner, group: str) -> list[Le
     for learner in fresh:
         learner.group = parse_group(group).name
         learner.mask_radius = leader.mask_radius.copy()
-        learner.split = True
-        learner.scored_by = "other"
         learner.coarse_radius = _radius(RACE_AT, learner) - 1
         steer(learner)
     return fresh
 
 
-def stage_of(presented: float) -> Stage:
-    """Where a start stands after ``presented`` presentations."""
-    if presented < RACED:
-        return "race"
-    return "march" if presented < RACED + MARCHED + SETTLED else "over"
+def opposite(start: Learner, fresh: Learner) -> Learner:
+    """Make ``fresh`` a start whose map is that of ``start`` with hollows for bumps.
+
+    The statistics become those of particles that look like the mean over views, less what set
+    them apart from it: N' = 2 B D - N, where B is the radial mean of N / D.
+    """
+    restore_learner(fresh, *dump_learner(start))
+    held = fresh.backend.asnumpy(fresh.statistics).copy()
+    reach = (held.shape[-3] - 1) // 2
+    shells, _ = shell_table(reach, 1.0)  # one grid step wide
+    inner = held[..., : reach + 1, :]  # (2, 1, g, g, reach + 1, 3); the column beyond is empty
+    both = inner.sum(axis=(0, 1), dtype=np.float64)
+    weight = np.bincount(shells.ravel(), both[..., 2].ravel())
+    ball = np.bincount(shells.ravel(), both[..., 0].ravel()) / np.maximum(weight, 1e-20)
+    inner[..., 0] = 2 * ball[shells] * inner[..., 2] - inner[..., 0]
+    inner[..., 1] *= -1  # the transform of a ball is real
+    fresh.statistics = fresh.backend.asarray(held)
+    fresh.make_references()
+    return fresh
+
+
+def raced(before: float, after: float) -> bool:
+    """Whether starts that had ``before`` presentations end their race with ``after``."""
+    return before < RACED <= after
+
+
+def over(presented: float) -> bool:
+    """Whether the last march is over."""
+    return presented >= RACED + MARCHED * len(FIELD)
 
 
 def steer(learner: Learner) -> None:
-    """Set the radius that a start has reached; the half maps of such a start cannot say."""
+    """Set the radius that a start has reached; half maps that share a reference cannot say."""
     radius = _radius(RACE_AT, learner)
-    if stage_of(learner.presented) != "race":
+    if learner.presented >= RACED:
         lowest = _radius(MARCH_FROM, learner)
-        done = min((learner.presented - RACED) / MARCHED, 1.0)
-        radius = round(lowest + (learner.max_radius - lowest) * done)
+        _, done = divmod(learner.presented - RACED, MARCHED)
+        radius = round(lowest + (learner.max_radius - lowest) * done / MARCHED)
     learner.hold_radius(radius)
 
 
 def keep_best(learners: Sequence[Learner]) -> list[Learner]:
-    """The starts that go on, best evidence first: half of them march, one is left at the end."""
-    stage = stage_of(learners[0].presented)
-    most = {"race": STARTS, "march": MARCHING, "over": 1}[stage]
+    """The starts that go on, best evidence first, once a march is over."""
+    march = max(0.0, learners[0].presented - RACED) // MARCHED
+    most = FIELD[min(int(march), len(FIELD) - 1)]
     if len(learners) <= most:
         return list(learners)
     return sorted(learners, key=lambda learner: -learner.evidence)[:most]

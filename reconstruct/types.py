@@ -106,7 +106,7 @@ class EngineSettings:
 
     n_classes: int = 1
     symmetry: str = "C1"  # or "auto": named in the C1 map, then taken up
-    max_resolution_angstrom: float = 12.0
+    max_resolution_angstrom: float | None = None  # None: 12, or 9.6 where T, O or I is named
     initial_resolution_angstrom: float | None = None  # None: start at radius 5, as measured best
     mask_diameter_angstrom: float | None = None  # None: 0.85 of the box
     max_shift_angstrom: float | None = None  # None: 1/16 of the box
@@ -135,6 +135,18 @@ class EngineSettings:
     store_precision: StorePrecision = "float32"
     pose_search: PoseSearch = "exhaustive"  # faster at equal accuracy, as measured
     seed: int = 0
+
+    @property
+    def finest_angstrom(self) -> float:
+        """Finest detail used: of ball-like particles the fine shells tell the views."""
+        if self.max_resolution_angstrom is not None:
+            return self.max_resolution_angstrom
+        return 9.6 if self.cubic else 12.0
+
+    @property
+    def cubic(self) -> bool:
+        """Whether a cubic group is named, as of particles that may be nearly balls."""
+        return self.symmetry.strip().upper() in CUBIC
 
     def __post_init__(self) -> None:
         """Refuse values that no run can honour."""
@@ -189,6 +201,7 @@ class EngineSettings:
             raise ValueError(f"replay_passes must be 0 or more, not {self.replay_passes}")
 
 
+CUBIC = frozenset({"T", "O", "I"})
 _CHOICES: Mapping[str, object] = {
     "centring": Centring,
     "noise_model": NoiseKind,

@@ -164,7 +164,7 @@ MaxResolution = Annotated[
     typer.Option(
         "--max-resolution",
         metavar="ANGSTROM",
-        help=help_with("Finest resolution to use, in Å.", 12),
+        help=help_with("Finest resolution to use, in Å; 9.6 with T, O or I.", 12),
     ),
 ]
 PoseSearch = Annotated[

@@ -136,10 +136,10 @@ def check_geometry(settings: EngineSettings, geometry: Geometry) -> str:
     except ValueError as error:
         raise ConfigurationError(str(error), _REMEDY) from error
     edge = geometry.box_angstrom
-    if int(edge / settings.max_resolution_angstrom) <= shells:
+    if int(edge / settings.finest_angstrom) <= shells:
         return ""
     return (
-        f"max_resolution_angstrom {settings.max_resolution_angstrom:g} is finer than this box and "
+        f"max_resolution_angstrom {settings.finest_angstrom:g} is finer than this box and "
         f"pixel size allow; {edge / shells:.1f} A is used"
     )
 

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reconstruct import spherical
 from reconstruct.backend import Backend, DeviceError, cpu_backend, describe_devices, make_backend
 from reconstruct.engine import Engine
 from reconstruct.fourier import make_half_plane
-from reconstruct.memory import memory_need, plan_memory
+from reconstruct.memory import MemoryNeed, memory_need, plan_memory
 from reconstruct.rotations import angle_between
 from reconstruct.store import ParticleStore
 from reconstruct.types import EngineSettings, Geometry, Optics, ParticleImages
@@ -239,7 +240,7 @@ def test_a_particle_that_never_fits_is_an_error(host: Backend) -> None:
 def plan(settings: EngineSettings, free: int, box: int = 128) -> str:
     backend = replace(cpu_backend(), memory=lambda: (free, free))
     geometry = Geometry(box, 2.0)
-    radius = int(geometry.box_angstrom / settings.max_resolution_angstrom)
+    radius = int(geometry.box_angstrom / settings.finest_angstrom)
     found = plan_memory(
         backend,
         settings,
@@ -275,6 +276,20 @@ def test_the_statistics_are_as_large_as_foretold() -> None:
     need = memory_need(SETTINGS, engine.grid, max_radius=engine.max_radius, max_shift_pixels=2.0)
     assert need.statistics == learner.statistics.nbytes
     assert need.particle == engine._store.spectra(np.arange(1)).nbytes
+
+
+def test_the_starts_of_near_balls_are_foretold() -> None:
+    def need(symmetry: str) -> MemoryNeed:
+        settings = EngineSettings(symmetry=symmetry)
+        return memory_need(settings, MapGrid(64, 2.0, 20), max_radius=20, max_shift_pixels=4.0)
+
+    last, racing = need("O"), need("D4")  # eight at the last radius, four at the race's
+    assert last.statistics > 3 * racing.statistics
+    assert last.references > 3 * racing.references
+    one = memory_need(
+        EngineSettings(race_starts=1), MapGrid(64, 2.0, 20), max_radius=20, max_shift_pixels=4.0
+    )
+    assert last.statistics == spherical.FIELD[0] * one.statistics
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda0", ""])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from reconstruct.layout import make_layout
@@ -66,3 +68,20 @@ def test_the_schedule_follows_what_was_set() -> None:
     schedule = make_layout(settings, GEOMETRY).schedule
     assert (schedule.cold_presented, schedule.grow_every) == (4000, 500)
     assert make_layout(EngineSettings(), GEOMETRY).schedule == Schedule(join_radius=8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "finest"),
+    [
+        ({}, 12.0),
+        ({"symmetry": "D7"}, 12.0),
+        ({"symmetry": "o"}, 9.6),
+        ({"symmetry": "I"}, 9.6),
+        ({"symmetry": "O", "max_resolution_angstrom": 15.0}, 15.0),
+    ],
+)
+def test_the_finest_detail_follows_the_group_unless_given(
+    settings: dict[str, Any], finest: float
+) -> None:
+    layout = make_layout(EngineSettings(**settings), GEOMETRY)
+    assert layout.max_radius == int(GEOMETRY.box_angstrom / finest)

@@ -6,23 +6,28 @@ import functools
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from reconstruct import spherical
+from reconstruct.agreement import without_ball
 from reconstruct.backend import cpu_backend
 from reconstruct.density import density_from_atoms
 from reconstruct.engine import Engine
 from reconstruct.fourier import centre_distance
 from reconstruct.io.atoms import read_atoms
 from reconstruct.learner import Learner
+from reconstruct.quality import fourier_shell_correlation
 from reconstruct.rotations import angle_between
 from reconstruct.schedule import Schedule
 from reconstruct.search import Poses, join_poses, local_start, make_plan, search_poses
 from reconstruct.search_wide import make_wide_plan, search_on_host
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
+from reconstruct.snapshot import class_volume
 from reconstruct.symmetry import parse_group
 from reconstruct.types import EngineSettings
 from reconstruct.update import MapGrid
@@ -178,19 +183,48 @@ def test_a_search_on_the_host_is_that_of_each_half_set(workers: ThreadPoolExecut
     np.testing.assert_array_equal(found.evidence, expected.evidence)
 
 
-def test_scoring_by_the_other_half_swaps_the_references(workers: ThreadPoolExecutor) -> None:
+def test_the_opposite_of_a_start_has_hollows_for_bumps(workers: ThreadPoolExecutor) -> None:
+    start = converged(shells(400), workers, group="O")
+    fresh = replace(start, seed=(0, 1), statistics=start.statistics[:, :0])
+    made = spherical.opposite(start, fresh)
+    maps = [class_volume(one, 0, radius=RADIUS) for one in (start, made)]
+    bumps, hollows = (without_ball(volume) for volume in maps)
+    assert fourier_shell_correlation(bumps, hollows)[2:RADIUS].max() < -0.9
+    balls = [volume - without_ball(volume) for volume in maps]
+    assert np.corrcoef(balls[0].ravel(), balls[1].ravel())[0, 1] > 0.99
+    again = spherical.opposite(made, replace(start, seed=(0, 2)))
+    twice = without_ball(class_volume(again, 0, radius=RADIUS))
+    assert fourier_shell_correlation(bumps, twice)[2:RADIUS].min() > 0.99
+
+
+def test_marches_begin_low_and_end_at_the_highest_radius(workers: ThreadPoolExecutor) -> None:
     learner = converged(shells(400), workers)
-    learner.split_halves(RADIUS)
-    assert learner.cubes is not None
-    own = learner.cubes.copy()
-    learner.scored_by = "other"
-    learner.split_halves(RADIUS)
-    np.testing.assert_array_equal(learner.cubes, own[::-1])
+    radii = []
+    for presented in (0, 1299, 1300, 2550, 3799, 3800, 6299):
+        learner.presented = presented
+        spherical.steer(learner)
+        radii.append(learner.radius)
+    raced, still, lowest, middle, top, again, last = radii
+    assert raced == still > lowest == again
+    assert top == last == learner.max_radius
+    assert lowest < middle < top
+
+
+def test_fewer_starts_go_on_after_each_march() -> None:
+    field = [SimpleNamespace(presented=0.0, evidence=float(k)) for k in range(8)]
+    left = []
+    for march in range(4):
+        for one in field:
+            one.presented = spherical.RACED + spherical.MARCHED * march
+        field = spherical.keep_best(field)  # type: ignore[arg-type]
+        left.append(len(field))
+    assert left == [8, 5, 3, 2]
+    assert [one.evidence for one in field] == [7.0, 6.0]
 
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    lengths = {"RACED": 200, "MARCHED": 300, "SETTLED": 100, "STARTS": 3, "MARCHING": 2}
+    lengths = {"RACED": 200, "MARCHED": 300, "STARTS": 2, "FIELD": (4, 2)}
     for name, value in lengths.items():
         monkeypatch.setattr(spherical, name, value)
 

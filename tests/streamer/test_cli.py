@@ -293,7 +293,7 @@ def test_the_defaults_that_help_tells_are_those_of_the_settings() -> None:
         "--prefix": settings.topics_prefix,
         "--classes": engine.n_classes,
         "--symmetry": engine.symmetry,
-        "--max-resolution": f"{engine.max_resolution_angstrom:g}",
+        "--max-resolution": f"{engine.finest_angstrom:g}",
         "--pose-search": engine.pose_search,
         "--device": settings.device,
     }
