@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 
 __all__ = ["app", "main", "settings_from"]
 
+# These register their commands when they are imported, in the order of the help.
+MODULES = ("streamer.cli_sources", "streamer.cli_bus")
+
 app = Application(
     name="abinitio-live",
     help="Cryo-EM ab-initio 3D reconstruction that runs while the microscope is collecting.",
@@ -386,8 +389,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments
         By default those of the process.
     """
-    for module in ("streamer.cli_sources", "streamer.cli_bus"):
-        importlib.import_module(module)  # registers its commands, in the order of the help
+    for module in MODULES:
+        importlib.import_module(module)
     try:
         app(args=None if arguments is None else list(arguments))
     except SystemExit:

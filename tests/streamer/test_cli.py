@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import subprocess
@@ -263,6 +264,8 @@ def test_help_is_quick_and_names_every_command() -> None:
 
 
 def every_command() -> dict[str, Any]:
+    for module in cli.MODULES:
+        importlib.import_module(module)
     found: dict[str, Any] = {}
 
     def walk(command: Any, name: str) -> None:
