@@ -277,7 +277,7 @@ class Engine(Races):
         evidence, transfer = 0.0, np.zeros(0)
         with _BLAS.limit(limits=1, user_api="blas"):
             weighted: dict[int, WeightedBatch] = {}  # starts of a race mostly share a radius
-            for learner in self._learners:
+            for learner in self._awake:
                 radius = learner.insert_radius
                 if radius not in weighted:
                     weighted[radius] = self._weighted(rows, radius)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from reconstruct.types import EngineEvent, StepReport
 
 __all__ = [
     "ball_event",
+    "group_event",
+    "groups_alike_event",
     "mask_event",
     "pace_event",
     "race_event",
@@ -37,8 +39,10 @@ def pace_event(explained: float, stretch: float, *, looked_at: int, particles: i
     )
 
 
-def race_event(evidences: Sequence[float], *, starts: int, particles: int) -> EngineEvent:
-    """Tell which of the random ``starts`` goes on, from the evidence of the last two or more."""
+def race_event(
+    evidences: Sequence[float], *, starts: int, particles: int, kind: str = "random starts"
+) -> EngineEvent:
+    """Tell which of the ``starts`` goes on, from the evidence of the last two or more."""
     best, *others = sorted(evidences, reverse=True)
     if not others:
         return EngineEvent(
@@ -50,7 +54,7 @@ def race_event(evidences: Sequence[float], *, starts: int, particles: int) -> En
     return EngineEvent(
         kind="race",
         message=(
-            f"Kept the best of {starts} random starts after {particles} particles: "
+            f"Kept the best of {starts} {kind} after {particles} particles: "
             f"{best:.1f} nats per particle, the next {second:.1f}"
         ),
         values={"best": best, "second": second},
@@ -82,17 +86,50 @@ def spherical_event(share: float, group: str, *, starts: int) -> EngineEvent:
     )
 
 
-def ball_event(share: float, agreed: float) -> EngineEvent:
-    """Tell that the map of a near-ball is not to be trusted, and what helps."""
+def ball_event(share: float, agreed: float, *, tried: Sequence[str] = ()) -> EngineEvent:
+    """Tell that the map of a near-ball is not to be trusted, and what helps or is ``tried``."""
+    remedy = "if it has a symmetry, name it (--symmetry O, T or I), or have it found (auto)"
+    if tried:
+        remedy = f"starts with {' and '.join(tried)} from the first batch are raced"
     return EngineEvent(
         kind="near_spherical",
         message=(
             f"The particle is nearly a ball: views explain {100 * share:.0f} % of the evidence, "
             f"and two random starts found different maps (FSC {agreed:.2f} beyond the ball), so "
-            f"that no resolution is told; if it has a symmetry, name it (--symmetry O, T or I)"
+            f"that no resolution is told; {remedy}"
         ),
         values={"view_share": share, "agreement": agreed},
     )
+
+
+def group_event(told: Mapping[str, float]) -> EngineEvent:
+    """Tell that a near-ball has a group, from the nats per particle that each group explains."""
+    (group, best), (other, second) = _two_best(told)
+    return EngineEvent(
+        kind="near_spherical",
+        message=(
+            f"The particle is nearly a ball; {group} explains {best:.1f} nats of each, {other} "
+            f"{second:.1f}: {group} is taken up"
+        ),
+        values={"best": best, "second": second},
+    )
+
+
+def groups_alike_event(told: Mapping[str, float]) -> EngineEvent:
+    """Tell that no group of near-balls explains the particles better than another."""
+    (group, best), (other, second) = _two_best(told)
+    return EngineEvent(
+        kind="near_spherical",
+        message=(
+            f"The particle is nearly a ball; {group} explains {best:.1f} nats of each, {other} "
+            f"{second:.1f}, too close to tell: no group is taken up, and no resolution is told"
+        ),
+        values={"best": best, "second": second},
+    )
+
+
+def _two_best(told: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(told.items(), key=lambda item: -item[1])[:2]
 
 
 def store_event(particles: int) -> EngineEvent:

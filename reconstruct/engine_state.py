@@ -20,7 +20,7 @@ __all__ = ["Arrays", "check_version", "learner_arrays", "pack", "unpack_optics",
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-VERSION = 1
+VERSION = 2
 
 
 def pack(

@@ -84,6 +84,7 @@ class Learner:
     group: str = "C1"  # symmetry that maps are averaged over
     split: bool = False  # whether the half-sets have references of their own
     coarse_radius: int = 0  # shells of a wide coarse pass; 0: the usual one
+    aside: bool = False  # whether it waits while starts with a group are raced
     positivity: Positivity = field(default_factory=Positivity)
     centring: Centring = "off"
     optimizer: Optimizer = field(default_factory=Optimizer)

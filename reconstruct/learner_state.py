@@ -19,8 +19,8 @@ from reconstruct.types import EngineSettings
 __all__ = ["dump_learner", "new_learner", "restore_learner"]
 
 _PLAIN = (
-    *("presented", "updates", "evidence", "split", "group", "temperature"),
-    "coarse_radius",
+    *("presented", "updates", "evidence", "split", "group", "temperature", "coarse_radius"),
+    "aside",
 )
 _ARRAYS = ("class_share", "mass", "mask_radius")
 

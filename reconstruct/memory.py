@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from reconstruct import spherical
 from reconstruct.backend import Backend, DeviceError
 from reconstruct.branch_and_bound import bound_bytes, bound_plan
 from reconstruct.fourier import make_half_plane
@@ -77,7 +76,6 @@ def memory_need(
     )
     final, racing = _half_cube(grid, max_radius), _half_cube(grid, race_radius)
     starts = settings.race_starts if settings.race_starts > 1 else 0
-    marching = spherical.FIELD[0] if classes == 1 and settings.cubic else 1
     edge, race_edge = (2 * grid.reach(radius) + 1 for radius in (max_radius, race_radius))
     plan = make_plan(max_radius, box=grid.box, max_shift_pixels=max_shift_pixels)
     units = -(-(plan.shift_cells**2) // UNIT_SHIFTS)
@@ -95,13 +93,9 @@ def memory_need(
     # gradient descent has a minibatch's own sums beside them, and its last step
     more = {"em": 0, "sgd": sums * final + (2 * sums // 3 * final if settings.momentum else 0)}
     return MemoryNeed(
-        statistics=sums * max(marching * final, starts * racing) + more[settings.optimizer],
+        statistics=sums * max(final, starts * racing) + more[settings.optimizer],
         # neighbours are paired; the old references live until the new ones are made
-        references=2
-        * classes
-        * 2
-        * COMPLEX_BYTES
-        * max((1 + marching) * edge**3, starts * race_edge**3),
+        references=2 * classes * 2 * COMPLEX_BYTES * max(2 * edge**3, starts * race_edge**3),
         # sums of the back-projection; crops, then spectra, maps and spectra again; one whole map
         update=2 * classes * (3 * (SUM_BYTES + FLOAT_BYTES) * final + 3 * FLOAT_BYTES * transform)
         + 3 * FLOAT_BYTES * grid.padded**3,

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ from reconstruct.backend import Backend
 from reconstruct.course import Course
 from reconstruct.engine_events import (
     ball_event,
+    group_event,
+    groups_alike_event,
     mask_event,
     pace_event,
     race_event,
@@ -31,6 +34,7 @@ from reconstruct.layout import Layout
 from reconstruct.learner import Learner
 from reconstruct.learner_state import new_learner
 from reconstruct.lifecycle import Lifecycle
+from reconstruct.memory import memory_need
 from reconstruct.pace import DIM, mean_evidence, stretch_for, stretched
 from reconstruct.search import WeightedBatch
 from reconstruct.spherical import Sphericity
@@ -81,8 +85,13 @@ class Races(ABC):
         """Particles ready to be scored."""
 
     @property
+    def _awake(self) -> list[Learner]:
+        """Learners that learn: all but one that waits while others are raced."""
+        return [learner for learner in self._learners if not learner.aside]
+
+    @property
     def _leader(self) -> Learner:
-        return max(self._learners, key=lambda learner: learner.evidence)
+        return max(self._awake, key=lambda learner: learner.evidence)
 
     @property
     def _replayable(self) -> Rows:
@@ -142,6 +151,9 @@ class Races(ABC):
             return with_events(report, event, found)
         self._settle_dim()
         if doubt := self._doubt_ball(seen):
+            if self._symmetry.auto:
+                self._race_groups(self._leader)
+                return with_events(report, event, doubt)
             report = with_events(report, doubt)
         return with_events(report, event, self._begin_halves(self._course.schedule.join_radius + 1))
 
@@ -162,13 +174,14 @@ class Races(ABC):
 
     def _doubt_ball(self, seen: Sphericity | None) -> EngineEvent | None:
         """Doubt the map of a particle that is nearly a ball if two starts found different ones."""
-        if seen is None or len(self._learners) < 2 or self._life.stood:
+        if seen is None or len(self._learners) < 2 or self._life.stood or self.settings.cubic:
             return None
         agreed = self._rivals_agree()
         if agreed >= AGREED:
             return None
         self._life.unsettled = True
-        return ball_event(seen.share, agreed)
+        tried = spherical.TRIED if self._symmetry.auto else ()
+        return ball_event(seen.share, agreed, tried=tried)
 
     def _near_ball(self, leader: Learner) -> Sphericity | None:
         """How little views explain of some particles, if it is little and matters; or None."""
@@ -191,40 +204,77 @@ class Races(ABC):
 
     def _begin_spherical(self, leader: Learner, seen: Sphericity | None) -> EngineEvent | None:
         """Race by other rules where the particle is nearly a ball and its group is known."""
-        group, course = self._symmetry.wanted, self._course
+        group = self._symmetry.wanted
         if seen is None or not self.settings.cubic:
             return None
         with _BLAS.limit(limits=1, user_api="blas"):
             if spherical.shows_axes(leader, group):
                 return None
-        course.spherical_cursor = 0
-        first = self.settings.race_starts
-        fresh = [self._new_learner(first + number) for number in range(spherical.STARTS)]
-        self._learners = spherical.prepare_starts(fresh, leader, group)
-        return spherical_event(seen.share, group, starts=spherical.STARTS)
+        self._learners = self._spherical_starts(leader, (group,))
+        return spherical_event(seen.share, group, starts=len(self._learners))
+
+    def _race_groups(self, leader: Learner) -> None:
+        """Race starts of every group of near-balls; the map without one waits."""
+        leader.aside = True
+        self._learners = [leader, *self._spherical_starts(leader, spherical.TRIED)]
+
+    def _spherical_starts(self, leader: Learner, groups: Sequence[str]) -> list[Learner]:
+        """Fresh starts of every group, as many as there is memory for with their opposites."""
+        self._course.spherical_cursor = 0
+        need = memory_need(
+            replace(self.settings, race_starts=1),
+            self._layout.grid,
+            max_radius=self._layout.max_radius,
+            max_shift_pixels=self._layout.max_shift_pixels,
+        )
+        room = self.backend.memory()[0] // (need.statistics + need.references)
+        most = int(np.clip(room // (2 * len(groups)), 1, spherical.STARTS))
+        numbers = count(self.settings.race_starts)
+        return [
+            start
+            for group in groups
+            for start in spherical.prepare_starts(
+                [self._new_learner(next(numbers)) for _ in range(most)], leader, group
+            )
+        ]
 
     def _spherical_again(self) -> StepReport:
         """One update of the course of near-spherical particles."""
-        for learner in self._learners:
+        for learner in self._awake:
             spherical.steer(learner)
         before = self._leader.presented
         rows = self._course.spherical_rows(spherical.BATCH, self._replayable)
         report = self._update(rows, new=0, cold=True, window=spherical.WINDOW)
-        presented = self._leader.presented
-        if spherical.raced(before, presented):
-            first = self.settings.race_starts + spherical.STARTS
-            self._learners += [
-                spherical.opposite(start, self._new_learner(first + number))
-                for number, start in enumerate(self._learners)
+        starts, waiting = self._awake, [one for one in self._learners if one.aside]
+        presented = starts[0].presented
+        if spherical.race_ends(before, presented):
+            numbers = count(self.settings.race_starts + len(starts))
+            starts += [
+                spherical.make_opposite(start, self._new_learner(next(numbers))) for start in starts
             ]
-        if spherical.over(presented):
-            event = race_event(
-                [learner.evidence for learner in self._learners],
-                starts=spherical.FIELD[0],
-                particles=self._course.trained,
-            )
-            return with_events(
-                report, event, self._begin_halves(spherical.restart_radius(self._leader))
-            )
-        self._learners = spherical.keep_best(self._learners)
+        if spherical.is_over(presented):
+            return with_events(report, *self._end_spherical(starts, waiting))
+        self._learners = waiting + spherical.keep_best(starts)
         return report
+
+    def _end_spherical(
+        self, starts: list[Learner], waiting: list[Learner]
+    ) -> tuple[EngineEvent, EngineEvent]:
+        """Go on with the best start, or with the map without a group if no group is better."""
+        best = spherical.best_of_groups(starts)
+        if waiting and not spherical.told_apart(best):
+            waiting[0].aside = False
+            self._learners = waiting
+            event = groups_alike_event(best)
+            return event, self._begin_halves(self._course.schedule.join_radius + 1)
+        self._learners = starts
+        event = race_event(
+            [start.evidence for start in starts],
+            starts=2 * spherical.STARTS,
+            particles=self._course.trained,
+            kind="starts and opposites",
+        )
+        if waiting:
+            self._life.unsettled = False
+            event = group_event(best)
+        return event, self._begin_halves(spherical.restart_radius(self._leader))

@@ -24,7 +24,7 @@ __all__ = ["make_wide_plan", "search_on_host"]
 COARSE_COUNT = 36864  # rotations 7.5 degrees apart
 SHIFT_STEP_PIXELS = 1.0
 EDGE_SHELLS = 1.1  # by which a cell of the last level turns the edge at most; posteriors are wider
-KEEP = 24
+KEEP = 24  # cells; 60 find the same maps in 1.3 to 1.6 times the time
 
 
 def make_wide_plan(radius: int, coarse_radius: int, max_shift_pixels: float) -> SearchPlan:
@@ -59,7 +59,7 @@ def search_on_host(
     """Search a device's particles on the CPU; the poses go back to the device.
 
     Its tensor-core coarse pass holds about a hundred coefficients and a wide one takes more. The
-    copies, a few MB an update, are made for the few thousand presentations of one course.
+    copies, a few MB an update, are made for near-balls alone.
     """
     plane = make_half_plane(plane.box, plane.max_radius)  # the one given lies on the device
     n = plane.count(max(plan.level_radii))

@@ -14,7 +14,7 @@ Radii are given per particle diameter: ``n`` means ``n`` shells of a box as wide
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -32,18 +32,23 @@ from reconstruct.update import shell_table
 
 __all__ = [
     "BATCH",
+    "FIELD",
     "PROBED",
     "STARTS",
+    "TRIED",
+    "WINDOW",
     "Sphericity",
+    "best_of_groups",
+    "is_over",
     "keep_best",
-    "opposite",
-    "over",
+    "make_opposite",
     "prepare_starts",
-    "raced",
+    "race_ends",
     "restart_radius",
     "shows_axes",
     "sphericity",
     "steer",
+    "told_apart",
     "window_of",
 ]
 
@@ -55,10 +60,12 @@ PROBED = 300  # particles that the verdict is asked of
 STARTS = 4
 FIELD = (2 * STARTS, 5, 3, 2)  # starts and opposites that march, in each of the marches
 RACED = 1300  # presentations of every start, at one radius
-MARCHED = 2500  # presentations of one march, from MARCH_FROM to the session's highest radius
+MARCHED = 2500  # presentations of one march, from MARCH_FROM to a shell from the highest radius
 WINDOW = 300.0  # particles remembered
 BATCH = 100
 RACE_AT = 10.2
+TRIED = ("O", "I")  # groups of near-balls that are raced where none is named; T lies in both
+TELLING = 1.03  # times the evidence of the other group's best, that a group is believed at
 MARCH_FROM = 6.25
 
 
@@ -143,13 +150,14 @@ def prepare_starts(fresh: list[Learner], leader: Learner, group: str) -> list[Le
     return fresh
 
 
-def opposite(start: Learner, fresh: Learner) -> Learner:
+def make_opposite(start: Learner, fresh: Learner) -> Learner:
     """Make ``fresh`` a start whose map is that of ``start`` with hollows for bumps.
 
     The statistics become those of particles that look like the mean over views, less what set
     them apart from it: N' = 2 B D - N, where B is the radial mean of N / D.
     """
     restore_learner(fresh, *dump_learner(start))
+    fresh.velocity = None  # of gradient descent: it leads to the other map
     held = fresh.backend.asnumpy(fresh.statistics).copy()
     reach = (held.shape[-3] - 1) // 2
     shells, _ = shell_table(reach, 1.0)  # one grid step wide
@@ -164,12 +172,12 @@ def opposite(start: Learner, fresh: Learner) -> Learner:
     return fresh
 
 
-def raced(before: float, after: float) -> bool:
+def race_ends(before: float, after: float) -> bool:
     """Whether starts that had ``before`` presentations end their race with ``after``."""
     return before < RACED <= after
 
 
-def over(presented: float) -> bool:
+def is_over(presented: float) -> bool:
     """Whether the last march is over."""
     return presented >= RACED + MARCHED * len(FIELD)
 
@@ -185,12 +193,30 @@ def steer(learner: Learner) -> None:
 
 
 def keep_best(learners: Sequence[Learner]) -> list[Learner]:
-    """The starts that go on, best evidence first, once a march is over."""
+    """The starts of every group that go on in this march: those with the highest evidence."""
     march = max(0.0, learners[0].presented - RACED) // MARCHED
     most = FIELD[min(int(march), len(FIELD) - 1)]
-    if len(learners) <= most:
-        return list(learners)
-    return sorted(learners, key=lambda learner: -learner.evidence)[:most]
+    kept = []
+    for group in dict.fromkeys(learner.group for learner in learners):
+        own = [learner for learner in learners if learner.group == group]
+        if len(own) > most:
+            own = sorted(own, key=lambda learner: -learner.evidence)[:most]
+        kept += own
+    return kept
+
+
+def best_of_groups(learners: Sequence[Learner]) -> dict[str, float]:
+    """Evidence of the best start of every group, nats per particle."""
+    best: dict[str, float] = {}
+    for learner in learners:
+        best[learner.group] = max(learner.evidence, best.get(learner.group, 0.0))
+    return best
+
+
+def told_apart(best: Mapping[str, float]) -> bool:
+    """Whether one group explains so much more than the next that it is the particle's."""
+    first, second = sorted(best.values(), reverse=True)[:2]
+    return first > TELLING * second
 
 
 def restart_radius(learner: Learner) -> int:

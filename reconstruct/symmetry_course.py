@@ -49,6 +49,11 @@ class SymmetryCourse:
         self._named = "C1"  # what the last search of ``auto`` found
 
     @property
+    def auto(self) -> bool:
+        """Whether the session is to find its group by itself."""
+        return self._auto
+
+    @property
     def wanted(self) -> str:
         """The group that the session was given; what ``auto`` has is not known before the map."""
         return self._wanted

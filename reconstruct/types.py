@@ -146,7 +146,7 @@ class EngineSettings:
     @property
     def cubic(self) -> bool:
         """Whether a cubic group is named, as of particles that may be nearly balls."""
-        return self.symmetry.strip().upper() in CUBIC
+        return self.symmetry.strip().upper() in _CUBIC
 
     def __post_init__(self) -> None:
         """Refuse values that no run can honour."""
@@ -201,7 +201,7 @@ class EngineSettings:
             raise ValueError(f"replay_passes must be 0 or more, not {self.replay_passes}")
 
 
-CUBIC = frozenset({"T", "O", "I"})
+_CUBIC = frozenset({"T", "O", "I"})
 _CHOICES: Mapping[str, object] = {
     "centring": Centring,
     "noise_model": NoiseKind,

@@ -192,7 +192,7 @@ def test_two_dumps_of_the_store_join_to_one() -> None:
 def test_a_state_of_another_version_is_refused() -> None:
     engine = Engine(SETTINGS, GEOMETRY)
     meta, arrays = engine.dump()
-    with pytest.raises(ValueError, match="version 0, this program reads 1"):
+    with pytest.raises(ValueError, match="version 0, this program reads 2"):
         Engine.load(SETTINGS, GEOMETRY, {**meta, "version": 0}, arrays, engine.dump_store(0))
 
 

@@ -244,7 +244,7 @@ def test_a_particle_that_is_nearly_a_ball_stays_among_the_verdicts(
     assert kinds["verdict_withdrawn"] == 0
     assert kinds["snapshot"] > 2
     verdict = finished.state.verdicts["near_spherical/0"]
-    assert "about 1.08 times the particle's diameter" in verdict["message"]
+    assert "the opposite of each" in verdict["message"]
     assert verdict["values"] == {"view_share": 0.2}
 
 
