@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw
 from benchmarks.sets import load
 from reconstruct.quality import Alignment, align_to_truth, mirror
 
-__all__ = ["laid_on", "main"]
+__all__ = ["laid_on", "main", "row_of_slices", "save_rows"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -58,15 +58,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
             found, volume = min(all_found, key=lambda pair: pair[0].resolution_angstrom)
             laid = laid_on(volume, found)
             title = f"{name} {number}: {found.resolution_angstrom:.1f} A, map | truth"
-            rows.append(_row(title, laid, kind.volume))
+            rows.append(row_of_slices(title, laid, kind.volume))
             agreed = np.corrcoef(laid.ravel(), kind.volume.ravel())[0, 1]
             print(f"{title}; correlation {agreed:.2f}")
-    sheet = np.concatenate(rows)
-    options.save.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(sheet).save(options.save)
+    save_rows(rows, options.save)
 
 
-def _row(title: str, volume: Float32, truth: Float32) -> npt.NDArray[np.uint8]:
+def save_rows(rows: Sequence[npt.NDArray[np.uint8]], file: Path) -> None:
+    """Write rows of equal width as one picture."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.concatenate(rows)).save(file)
+
+
+def row_of_slices(title: str, volume: Float32, truth: Float32) -> npt.NDArray[np.uint8]:
+    """Three central slices of two maps (n, n, n), with a title above."""
     tiles = [_tile(one, axis) for one in (volume, truth) for axis in range(3)]
     strip = Image.fromarray(np.concatenate(tiles, axis=1))
     row = Image.new("L", (strip.width, strip.height + TITLE), 255)

@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.pictures import row_of_slices, save_rows
 from reconstruct.engine import Engine
 from reconstruct.io.mrc import write_volume
 from reconstruct.io.star import read_star
@@ -129,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--band", type=float, nargs=2, default=(25.0, 12.0), metavar="ANGSTROM")
     parser.add_argument("--mask-diameter", type=float, help="in Angstrom")
     parser.add_argument("--keep", type=Path, help="folder for the maps")
+    parser.add_argument("--picture", type=Path, help="slices of both maps of every seed")
     options = parser.parse_args(argv)
     apoferritin = Path(os.environ.get("ABINITIO_DATA", "../shared/data")) / "real_apoferritin"
     table = read_star(options.file or apoferritin / "Particles_64px.star")
@@ -136,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     ids = particles_from_table(table, rows).particle_ids
     pixel, agreeing = table.pixel_size_angstrom, 0
     band = (options.band[0], options.band[1])
+    rows_of_picture = []
     for seed in options.seeds:
         settings = EngineSettings(
             seed=seed,
@@ -163,6 +166,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             if options.keep:
                 file = options.keep / f"seed{seed}_half{number}.mrc"
                 write_volume(file, run.volume, pixel_size_angstrom=pixel)
+        if options.picture and options.symmetry != "C1":
+            other = mirror(runs[1].volume) if found.mirrored else runs[1].volume
+            title = f"seed {seed}: half 1 | half 2, mean FSC {found.band_mean:.2f}"
+            rows_of_picture.append(row_of_slices(title, runs[0].volume, other))
         curve = " ".join(f"{value:.2f}" for value in found.fsc[1:])
         print(f"  fsc from shell 1: {curve}")
         print(
@@ -171,6 +178,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{found.band_mean:.3f}",
             flush=True,
         )
+    if rows_of_picture:
+        save_rows(rows_of_picture, options.picture)
     print(f"{agreeing} of {len(options.seeds)} seeds agree at 0.5 or more to {band[1]:.0f} A")
     return 0
 
