@@ -178,7 +178,7 @@ def time_to_map(backend: Backend, sizes: Sizes) -> Iterator[str]:
 
     for start in range(0, len(truth), 500):
         begun = time.perf_counter()
-        engine.add(_rows(everything, slice(start, start + 500)))
+        engine.add(everything.span(slice(start, start + 500)))
         while engine.ready:
             engine.step()
             steps += 1
@@ -206,17 +206,12 @@ def time_to_map(backend: Backend, sizes: Sizes) -> Iterator[str]:
         yield f"{made.name}: {TARGET_ANGSTROM:.0f} A was not reached while particles arrived"
 
 
-def _rows(particles: ParticleImages, span: slice) -> ParticleImages:
-    values = {n: getattr(particles, n)[span] for n in vars(particles) if n != "optics"}
-    return ParticleImages(**values, optics=particles.optics)
-
-
 def _run_through(
     engine: Engine, particles: ParticleImages, most: int, *, arrival: int = 500
 ) -> Engine:
     """A whole session on the first ``most`` particles."""
     for start in range(0, most, arrival):
-        engine.add(_rows(particles, slice(start, min(start + arrival, most))))
+        engine.add(particles.span(slice(start, min(start + arrival, most))))
         while engine.ready:
             engine.step()
     for _ in engine.finish():
@@ -330,9 +325,8 @@ def _many(backend: Backend, sizes: Sizes, classes: int) -> Iterator[str]:
     process = psutil.Process()
     while count < total:
         start = count % len(particles)
-        part = _rows(
-            particles, slice(start, min(start + block, len(particles), start + total - count))
-        )
+        stop = min(start + block, len(particles), start + total - count)
+        part = particles.span(slice(start, stop))
         ids = np.arange(count, count + len(part), dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
         begun = time.perf_counter()
         engine.add(replace(part, particle_ids=ids))

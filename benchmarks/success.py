@@ -143,7 +143,7 @@ def run_seed(
     noted_early = False
     for start in range(0, len(everything), ARRIVAL):
         began = time.process_time()
-        engine.add(_rows(everything, slice(start, start + ARRIVAL)))
+        engine.add(everything.span(slice(start, start + ARRIVAL)))
         while engine.ready:
             imposed = engine.step().symmetry
         spent += time.process_time() - began
@@ -199,16 +199,11 @@ def _warm_up(
     """Compile and load every kernel once."""
     small = replace(settings, race_particles=100, race_starts=2, replay_passes=2)
     engine = Engine(small, geometry, device=device)
-    engine.add(_rows(particles, slice(0, 200)))
+    engine.add(particles.span(slice(0, 200)))
     while engine.ready:
         engine.step()
     for _ in engine.finish():
         pass
-
-
-def _rows(particles: ParticleImages, rows: slice) -> ParticleImages:
-    values = {n: getattr(particles, n)[rows] for n in vars(particles) if n != "optics"}
-    return ParticleImages(**values, optics=particles.optics)
 
 
 def _save_set(simulated: Simulated, file: Path) -> None:

@@ -9,8 +9,7 @@ from reconstruct.types import EngineEvent, StepReport
 
 __all__ = [
     "ball_event",
-    "group_event",
-    "groups_alike_event",
+    "groups_event",
     "mask_event",
     "pace_event",
     "race_event",
@@ -102,34 +101,22 @@ def ball_event(share: float, agreed: float, *, tried: Sequence[str] = ()) -> Eng
     )
 
 
-def group_event(told: Mapping[str, float]) -> EngineEvent:
-    """Tell that a near-ball has a group, from the nats per particle that each group explains."""
-    (group, best), (other, second) = _two_best(told)
+def groups_event(told: Mapping[str, float], *, taken_up: bool) -> EngineEvent:
+    """Tell what came of a race of groups, from the nats per particle that each explains."""
+    (group, best), (other, second) = sorted(told.items(), key=lambda item: -item[1])[:2]
+    outcome = (
+        f"{group} is taken up"
+        if taken_up
+        else "too close to tell, so no group is taken up and no resolution is told"
+    )
     return EngineEvent(
         kind="near_spherical",
         message=(
             f"The particle is nearly a ball; {group} explains {best:.1f} nats of each, {other} "
-            f"{second:.1f}: {group} is taken up"
+            f"{second:.1f}: {outcome}"
         ),
         values={"best": best, "second": second},
     )
-
-
-def groups_alike_event(told: Mapping[str, float]) -> EngineEvent:
-    """Tell that no group of near-balls explains the particles better than another."""
-    (group, best), (other, second) = _two_best(told)
-    return EngineEvent(
-        kind="near_spherical",
-        message=(
-            f"The particle is nearly a ball; {group} explains {best:.1f} nats of each, {other} "
-            f"{second:.1f}, too close to tell: no group is taken up, and no resolution is told"
-        ),
-        values={"best": best, "second": second},
-    )
-
-
-def _two_best(told: Mapping[str, float]) -> list[tuple[str, float]]:
-    return sorted(told.items(), key=lambda item: -item[1])[:2]
 
 
 def store_event(particles: int) -> EngineEvent:

@@ -22,8 +22,7 @@ from reconstruct.backend import Backend
 from reconstruct.course import Course
 from reconstruct.engine_events import (
     ball_event,
-    group_event,
-    groups_alike_event,
+    groups_event,
     mask_event,
     pace_event,
     race_event,
@@ -262,19 +261,20 @@ class Races(ABC):
     ) -> tuple[EngineEvent, EngineEvent]:
         """Go on with the best start, or with the map without a group if no group is better."""
         best = spherical.best_of_groups(starts)
-        if waiting and not spherical.told_apart(best):
-            waiting[0].aside = False
-            self._learners = waiting
-            event = groups_alike_event(best)
-            return event, self._begin_halves(self._course.schedule.join_radius + 1)
-        self._learners = starts
-        event = race_event(
-            [start.evidence for start in starts],
-            starts=2 * spherical.STARTS,
-            particles=self._course.trained,
-            kind="starts and opposites",
-        )
         if waiting:
-            self._life.unsettled = False
-            event = group_event(best)
+            told = spherical.told_apart(best)
+            event = groups_event(best, taken_up=told)
+            self._life.unsettled = not told
+            if not told:
+                waiting[0].aside = False
+                self._learners = waiting
+                return event, self._begin_halves(self._course.schedule.join_radius + 1)
+        else:
+            event = race_event(
+                [start.evidence for start in starts],
+                starts=2 * spherical.STARTS,
+                particles=self._course.trained,
+                kind="starts and opposites",
+            )
+        self._learners = starts
         return event, self._begin_halves(spherical.restart_radius(self._leader))

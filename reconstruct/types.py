@@ -93,6 +93,11 @@ class ParticleImages:
     def __len__(self) -> int:
         return len(self.images)
 
+    def span(self, rows: slice) -> ParticleImages:
+        """The particles ``rows``, as views."""
+        columns = {name: getattr(self, name)[rows] for name in vars(self) if name != "optics"}
+        return ParticleImages(**columns, optics=self.optics)
+
 
 @dataclass(frozen=True)
 class EngineSettings:

@@ -12,14 +12,13 @@ from reconstruct.fourier import HalfPlane, fourier_cube, image_spectra, make_hal
 from reconstruct.search import WeightedBatch, weigh
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
 from reconstruct.structures import demo_particle
-from reconstruct.types import Geometry, ParticleImages
+from reconstruct.types import Geometry
 
 __all__ = [
     "GEOMETRY",
     "cube_of",
     "demo_map",
     "plane",
-    "rows",
     "shift_phases",
     "simulated",
     "slices_of",
@@ -48,12 +47,6 @@ def simulated(
         n_particles=n_particles, snr=snr, max_shift_angstrom=max_shift_angstrom, seed=seed
     )
     return simulate_set([Species(demo_map(kind)) for kind in kinds], GEOMETRY, settings=settings)
-
-
-def rows(particles: ParticleImages, span: slice) -> ParticleImages:
-    """The particles of ``span``."""
-    values = {n: getattr(particles, n)[span] for n in vars(particles) if n != "optics"}
-    return ParticleImages(**values, optics=particles.optics)
 
 
 def plane(radius: int = 11) -> HalfPlane:

@@ -20,7 +20,7 @@ from reconstruct.quality import align_to_truth
 from reconstruct.search import local_start
 from reconstruct.snapshot import class_volume
 from reconstruct.types import EngineSettings
-from tests.reconstruct.small_sets import GEOMETRY, demo_map, rows, simulated
+from tests.reconstruct.small_sets import GEOMETRY, demo_map, simulated
 from tests.reconstruct.test_learner import make_learner
 
 SETTINGS = EngineSettings(
@@ -152,7 +152,7 @@ def test_a_start_wins_confirms_or_leaves_the_map_in_doubt(
 def test_a_session_challenges_by_itself_and_says_how_it_went() -> None:
     settings = replace(SETTINGS, start_stretch=1.05, race_particles=200, replay_passes=1)
     engine = Engine(settings, GEOMETRY)
-    engine.add(rows(simulated(PARTICLES).particle_images(), slice(0, 600)))
+    engine.add(simulated(PARTICLES).particle_images().span(slice(0, 600)))
     events = [event for report in engine.finish() for event in report.events]
     told = next(e for e in events if e.kind in CHALLENGED)
     compared = set() if told.kind == "class_restarted" else {"agreement"}

@@ -13,7 +13,7 @@ import pytest
 from reconstruct.engine import Engine
 from reconstruct.quality import align_to_truth
 from reconstruct.types import EngineSettings, Geometry, Optics, ParticleImages, StepReport
-from tests.reconstruct.small_sets import GEOMETRY, demo_map, rows, simulated
+from tests.reconstruct.small_sets import GEOMETRY, demo_map, simulated
 
 SETTINGS = EngineSettings(
     max_resolution_angstrom=32.0,
@@ -37,14 +37,14 @@ class Run:
 
 
 def particles(count: int = PARTICLES, *, kinds: tuple[str, ...] = ("whole",)) -> ParticleImages:
-    return rows(simulated(PARTICLES, kinds=kinds).particle_images(), slice(0, count))
+    return simulated(PARTICLES, kinds=kinds).particle_images().span(slice(0, count))
 
 
 def run(settings: EngineSettings, images: ParticleImages, *, cut: int = 1000) -> Run:
     engine = Engine(settings, GEOMETRY)
     reports = []
     for start in range(0, len(images), cut):
-        engine.add(rows(images, slice(start, start + cut)))
+        engine.add(images.span(slice(start, start + cut)))
         while engine.ready:
             reports.append(engine.step())
     reports.extend(engine.finish())
@@ -103,7 +103,7 @@ def test_images_that_do_not_fill_vector_registers_are_stored_the_same(box: int) 
     whole, cut = Engine(SETTINGS, geometry), Engine(SETTINGS, geometry)
     whole.add(some)
     for i in range(9):
-        cut.add(rows(some, slice(i, i + 1)))
+        cut.add(some.span(slice(i, i + 1)))
     assert differing(whole, cut) == []
 
 
@@ -118,7 +118,7 @@ def test_a_life_in_pieces_gives_the_same_bits(every: int) -> None:
         return reloaded(engine) if steps % every == 0 else engine
 
     for start in (0, 100, 200):
-        engine.add(rows(particles(), slice(start, start + 100)))
+        engine.add(particles().span(slice(start, start + 100)))
         while engine.ready:
             engine.step()
             steps += 1
@@ -334,7 +334,7 @@ def test_a_step_waits_for_a_full_minibatch() -> None:
     assert engine.phase == "waiting"
     engine.add(particles(SETTINGS.minibatch_initial - 1))
     assert not engine.ready
-    engine.add(rows(particles(), slice(49, 50)))
+    engine.add(particles().span(slice(49, 50)))
     assert engine.ready
     assert engine.step().new_particles == 50
     assert not engine.ready
@@ -372,7 +372,7 @@ def test_optics_groups_are_told_apart_by_their_constants() -> None:
     )
     whole, apart = Engine(SETTINGS, GEOMETRY), Engine(SETTINGS, GEOMETRY)
     whole.add(mixed)
-    first, second = rows(images, slice(0, 20)), rows(images, slice(20, 40))
+    first, second = images.span(slice(0, 20)), images.span(slice(20, 40))
     apart.add(first)
     apart.add(replace(second, optics=(other,)))
     assert differing(whole, apart) == []
@@ -456,7 +456,7 @@ def test_a_full_store_gives_the_same_bits_however_it_lives(
     assert differing(run(settings, particles(), cut=7).engine, whole) == []
     engine = Engine(settings, GEOMETRY)
     for start in (0, 100, 200):
-        engine.add(rows(particles(), slice(start, start + 100)))
+        engine.add(particles().span(slice(start, start + 100)))
         while engine.ready:
             engine.step()
             engine = reloaded(engine, settings)

@@ -15,7 +15,7 @@ from reconstruct.merging import candidates
 from reconstruct.outliers import contrast, outlying
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
 from reconstruct.types import EngineSettings, StepReport
-from tests.reconstruct.small_sets import GEOMETRY, demo_map, rows
+from tests.reconstruct.small_sets import GEOMETRY, demo_map
 
 NAN = np.nan
 SETTINGS = EngineSettings(
@@ -55,7 +55,7 @@ def step_through(engine: Engine, particles: Simulated) -> list[StepReport]:
     images = particles.particle_images()
     reports = []
     for start in range(0, len(images), 500):
-        engine.add(rows(images, slice(start, start + 500)))
+        engine.add(images.span(slice(start, start + 500)))
         while engine.ready:
             reports.append(engine.step())
     reports.extend(engine.finish())
@@ -181,7 +181,7 @@ def test_a_birth_survives_a_restart() -> None:
     heard = []
     images = particles.particle_images()
     for start in range(0, len(images), 500):
-        again.add(rows(images, slice(start, start + 500)))
+        again.add(images.span(slice(start, start + 500)))
         while again.ready:
             heard += [event.message for event in again.step().events]
         meta, arrays = again.dump()

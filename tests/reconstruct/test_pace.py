@@ -14,7 +14,7 @@ from reconstruct.learner import EVIDENCE_MEMORY
 from reconstruct.pace import LONGEST, mean_evidence, stretch_for, stretched
 from reconstruct.schedule import Schedule
 from reconstruct.types import EngineSettings, ParticleImages
-from tests.reconstruct.small_sets import GEOMETRY, rows, simulated
+from tests.reconstruct.small_sets import GEOMETRY, simulated
 from tests.reconstruct.test_engine import SETTINGS
 from tests.reconstruct.test_learner import make_learner
 
@@ -23,7 +23,7 @@ AUTO = replace(SETTINGS, replay_passes=0)
 
 
 def images(snr: float, count: int = 260) -> ParticleImages:
-    return rows(simulated(260, snr=snr).particle_images(), slice(0, count))
+    return simulated(260, snr=snr).particle_images().span(slice(0, count))
 
 
 def test_a_start_is_stretched_between_1_and_a_limit() -> None:
@@ -117,7 +117,7 @@ def test_the_pace_survives_a_restart() -> None:
     meta, arrays = engine.dump()
     again = Engine.load(AUTO, GEOMETRY, json.loads(json.dumps(meta)), arrays, engine.dump_store(0))
     for one in (engine, again):
-        one.add(rows(images(DIM_SNR), slice(150, 260)))
+        one.add(images(DIM_SNR).span(slice(150, 260)))
         for _ in one.finish():
             pass
     mine, other = (one.snapshot().classes[0].volume for one in (engine, again))

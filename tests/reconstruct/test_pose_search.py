@@ -19,7 +19,7 @@ from reconstruct.pose_search import add_counts, audit_search, find_poses
 from reconstruct.search import make_plan
 from reconstruct.types import EngineSettings, SearchCount, StepReport
 from reconstruct.update import MapGrid
-from tests.reconstruct.small_sets import GEOMETRY, cube_of, plane, rows, simulated, weighted
+from tests.reconstruct.small_sets import GEOMETRY, cube_of, plane, simulated, weighted
 
 SETTINGS = EngineSettings(
     max_resolution_angstrom=32.0,
@@ -44,7 +44,7 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 def run(settings: EngineSettings) -> tuple[Engine, tuple[StepReport, ...]]:
     engine = Engine(settings, GEOMETRY)
     reports = []
-    engine.add(rows(simulated(260).particle_images(), slice(0, 110)))
+    engine.add(simulated(260).particle_images().span(slice(0, 110)))
     while engine.ready:
         reports.append(engine.step())
     reports.extend(engine.finish())
@@ -86,7 +86,7 @@ def test_a_session_taken_up_again_gives_the_same_bits() -> None:
     settings = replace(SETTINGS, replay_passes=0, race_starts=1)
     whole = run(settings)[0].snapshot().classes[0].volume
     engine = Engine(settings, GEOMETRY)
-    engine.add(rows(simulated(260).particle_images(), slice(0, 110)))
+    engine.add(simulated(260).particle_images().span(slice(0, 110)))
     engine.step()
     engine.step()
     meta, arrays = engine.dump()

@@ -31,7 +31,7 @@ from reconstruct.snapshot import class_volume
 from reconstruct.symmetry import parse_group
 from reconstruct.types import EngineSettings
 from reconstruct.update import MapGrid
-from tests.reconstruct.small_sets import GEOMETRY, demo_map, plane, rows, weighted
+from tests.reconstruct.small_sets import GEOMETRY, demo_map, plane, weighted
 
 RADIUS = 9
 SETTINGS = EngineSettings(
@@ -251,7 +251,7 @@ def kinds_of(engine: Engine, *, every: int = 0) -> tuple[list[str], Engine]:
 
 def started(particles: Simulated, settings: EngineSettings = SETTINGS) -> Engine:
     engine = Engine(settings, GEOMETRY)
-    engine.add(rows(particles.particle_images(), slice(0, 300)))
+    engine.add(particles.particle_images().span(slice(0, 300)))
     return engine
 
 

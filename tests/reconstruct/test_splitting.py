@@ -26,7 +26,6 @@ from tests.reconstruct.small_sets import (
     GEOMETRY,
     demo_map,
     plane,
-    rows,
     shift_phases,
     simulated,
     slices_of,
@@ -143,7 +142,7 @@ def test_a_split_survives_a_restart() -> None:
     engine, reports = split_session()
     again, heard, images = Engine(SETTINGS, GEOMETRY), [], states(M, two=True).particle_images()
     for start in range(0, len(images), 500):
-        again.add(rows(images, slice(start, start + 500)))
+        again.add(images.span(slice(start, start + 500)))
         while again.ready:
             heard += [event.message for event in again.step().events]
         meta, arrays = again.dump()

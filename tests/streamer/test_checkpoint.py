@@ -12,7 +12,7 @@ from reconstruct.engine import Engine
 from streamer.arrayfile import ArrayFileError, read_arrays, write_arrays
 from streamer.checkpoint import CheckpointStore
 from streamer.errors import CheckpointError
-from tests.reconstruct.small_sets import GEOMETRY, rows
+from tests.reconstruct.small_sets import GEOMETRY
 from tests.reconstruct.test_engine import BOUNDED, differing, particles, run
 
 
@@ -167,7 +167,7 @@ def test_an_engine_with_a_bounded_store_survives_the_disk(
         return Engine.load(settings, GEOMETRY, found.meta, found.arrays, found.rows)
 
     for start in range(0, len(particles()), 40):
-        engine.add(rows(particles(), slice(start, start + 40)))
+        engine.add(particles().span(slice(start, start + 40)))
         while engine.ready:
             engine.step()
         engine = next_life(engine)
