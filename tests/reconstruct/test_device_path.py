@@ -15,6 +15,7 @@ from reconstruct.engine import Engine
 from reconstruct.fourier import make_half_plane
 from reconstruct.memory import MemoryNeed, memory_need, plan_memory
 from reconstruct.rotations import angle_between
+from reconstruct.snapshot import class_volume
 from reconstruct.store import ParticleStore
 from reconstruct.types import EngineSettings, Geometry, Optics, ParticleImages
 from reconstruct.update import MapGrid
@@ -89,6 +90,15 @@ def test_the_engine_through_cuda_text_agrees_with_the_cpu(
     )
     turned = np.degrees(angle_between(found.rotations.astype(float), known.rotations.astype(float)))
     assert np.median(turned) < SAME_POSE_DEGREES
+
+
+def test_the_opposite_of_a_start_is_that_of_the_cpu(host: Backend) -> None:
+    maps = []
+    for device in ("cpu", host):
+        engine = trained(device)
+        made = spherical.make_opposite(engine._learners[0], engine._new_learner(9))
+        maps.append(class_volume(made, 0).ravel())
+    assert np.corrcoef(*maps)[0, 1] > MAP_CORRELATION
 
 
 def test_random_poses_carry_no_evidence(host: Backend) -> None:

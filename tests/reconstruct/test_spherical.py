@@ -326,7 +326,6 @@ def test_a_ball_without_a_named_group_is_raced_with_several(
     monkeypatch.setattr(spherical, "TELLING", telling)
     monkeypatch.setattr("reconstruct.races.AGREED", 1.1)  # as if two starts disagreed
     settings = replace(SETTINGS, symmetry="auto")
-    _, whole = kinds_of(started(shells(400), settings))
     kinds, engine = kinds_of(started(shells(400), settings), every=5)
     assert kinds.count("near_spherical") == 2  # what it is, and what came of it
     assert kinds.count("race") == 1
@@ -337,8 +336,9 @@ def test_a_ball_without_a_named_group_is_raced_with_several(
         assert engine.snapshot().classes[0].resolution_angstrom is None
     else:
         assert leader.group in spherical.TRIED
-    for name, array in whole.dump()[1].items():
-        np.testing.assert_array_equal(engine.dump()[1][name], array, err_msg=name)
+        _, whole = kinds_of(started(shells(400), settings))
+        for name, array in whole.dump()[1].items():
+            np.testing.assert_array_equal(engine.dump()[1][name], array, err_msg=name)
 
 
 def test_a_group_is_told_by_how_much_more_it_explains() -> None:
