@@ -13,7 +13,7 @@ from reconstruct import spherical
 from reconstruct.backend import Backend, DeviceError, cpu_backend, describe_devices, make_backend
 from reconstruct.engine import Engine
 from reconstruct.fourier import make_half_plane
-from reconstruct.memory import MemoryNeed, memory_need, plan_memory
+from reconstruct.memory import memory_need, plan_memory
 from reconstruct.rotations import angle_between
 from reconstruct.snapshot import class_volume
 from reconstruct.store import ParticleStore
@@ -286,20 +286,6 @@ def test_the_statistics_are_as_large_as_foretold() -> None:
     need = memory_need(SETTINGS, engine.grid, max_radius=engine.max_radius, max_shift_pixels=2.0)
     assert need.statistics == learner.statistics.nbytes
     assert need.particle == engine._store.spectra(np.arange(1)).nbytes
-
-
-def test_the_starts_of_near_balls_are_foretold() -> None:
-    def need(symmetry: str) -> MemoryNeed:
-        settings = EngineSettings(symmetry=symmetry)
-        return memory_need(settings, MapGrid(64, 2.0, 20), max_radius=20, max_shift_pixels=4.0)
-
-    last, racing = need("O"), need("D4")  # eight at the last radius, four at the race's
-    assert last.statistics > 3 * racing.statistics
-    assert last.references > 3 * racing.references
-    one = memory_need(
-        EngineSettings(race_starts=1), MapGrid(64, 2.0, 20), max_radius=20, max_shift_pixels=4.0
-    )
-    assert last.statistics == spherical.FIELD[0] * one.statistics
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:x", "cuda0", ""])
