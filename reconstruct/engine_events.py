@@ -80,7 +80,7 @@ def spherical_event(share: float, group: str, *, starts: int) -> EngineEvent:
         message=(
             f"The particle is nearly a ball: views explain {100 * share:.0f} % of the evidence; "
             f"{starts} starts with {group} from the first batch, and the opposite of each, are "
-            "raced at higher resolution"
+            "raced at higher resolution, which takes some minutes"
         ),
         values={"view_share": share},
     )
@@ -90,7 +90,8 @@ def ball_event(share: float, agreed: float, *, tried: Sequence[str] = ()) -> Eng
     """Tell that the map of a near-ball is not to be trusted, and what helps or is ``tried``."""
     remedy = "if it has a symmetry, name it (--symmetry O, T or I), or have it found (auto)"
     if tried:
-        remedy = f"starts with {' and '.join(tried)} from the first batch are raced"
+        groups = " and ".join(tried)
+        remedy = f"starts with {groups} from the first batch are raced, which takes some minutes"
     return EngineEvent(
         kind="near_spherical",
         message=(

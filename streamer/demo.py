@@ -89,7 +89,8 @@ def run_demo(
 
         def begin() -> None:  # all around the session is up
             writable_folder(settings.out)
-            begin_anew(settings)
+            if words := begin_anew(settings):
+                console.print(f"note: {words}", markup=False, highlight=False, soft_wrap=True)
             microscope.start()
 
         finished = host_session(

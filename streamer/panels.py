@@ -29,8 +29,12 @@ _VIEW_TOP = 4.0  # times an even spread; denser than that extends the scale
 def draw_fsc(
     page: Page, left: float, top: float, width: float, height: float, snapshot: Snapshot
 ) -> None:
-    """Half-map FSC of every class that has one, with a dot where a resolution is claimed."""
-    page.heading(left, top - 9, "Half-map FSC")
+    """Half-map FSC of every class that has one, with a dot where a resolution is claimed.
+
+    The curve of a class without one is dashed: its half-maps are not independent yet, or in doubt.
+    """
+    told = any(item.resolution_angstrom is not None for item in snapshot.classes)
+    page.heading(left, top - 9, "Half-map FSC" if told else "Half-map FSC (no resolution yet)")
     axes = page.axes(left, top + 6, width, height - 6)
     last = max(_last_shell(item.fsc) for item in snapshot.classes)
     edge_angstrom = snapshot.geometry.box_angstrom
@@ -51,7 +55,8 @@ def draw_fsc(
         if len(shells) < 2:  # a class at rest
             continue
         colour = class_colour(index)
-        axes.plot(shells / edge_angstrom, fsc, color=colour, linewidth=1.8)
+        dashes = "solid" if item.resolution_angstrom is not None else (0, (2, 2))
+        axes.plot(shells / edge_angstrom, fsc, color=colour, linewidth=1.8, linestyle=dashes)
         if item.resolution_angstrom is not None:
             # It was measured when the class last learned, perhaps a shell before the curve was.
             shell = min(edge_angstrom / item.resolution_angstrom, float(shells[-1]))

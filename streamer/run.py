@@ -42,6 +42,11 @@ from streamer.state import EngineFactory
 
 __all__ = ["begin_anew", "check_kind", "read_particles", "run_file", "wait_or_stop"]
 
+RESULTS = (
+    *("class_[0-9]*.mrc", "particles.star", "particles_unused.star", "picture.png"),
+    *("timeline.png", "report.json", "series.zip"),
+)
+
 _JOIN_S = 10.0
 _numbers = itertools.count()
 
@@ -159,7 +164,8 @@ def run_file(
 
         def begin() -> None:  # the input is accepted, and all around the session is up
             writable_folder(settings.out)
-            begin_anew(settings)
+            if words := begin_anew(settings):
+                say(words)
             feeder.start()
 
         finished = host_session(
@@ -209,12 +215,22 @@ def wait_or_stop(stop: StopRequest, seconds: float) -> bool:
     return stop.requested
 
 
-def begin_anew(settings: Settings) -> None:
-    """Remove what an earlier run left in the output folder, and only that."""
-    for folder in (settings.state_folder, settings.out / "series"):
+def begin_anew(settings: Settings) -> str:
+    """Remove what an earlier run left in the output folder, and only that.
+
+    Returns
+    -------
+    What was done, in words; empty in a folder without a run's results.
+    """
+    out = settings.out
+    if not (settings.state_folder.exists() or (out / "report.json").exists()):
+        return ""
+    for folder in (settings.state_folder, out / "series"):
         shutil.rmtree(folder, ignore_errors=True)
-    for name in ("report.json", "series.zip"):
-        (settings.out / name).unlink(missing_ok=True)
+    for pattern in RESULTS:
+        for file in out.glob(pattern):
+            file.unlink()
+    return f"the results of an earlier run in {out} make way for this one"
 
 
 class _Feeder:

@@ -106,6 +106,10 @@ def writable_folder(folder: Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
+        if folder.exists() and not folder.is_dir():
+            raise ConfigurationError(
+                f"{folder} is a file, not a folder", "Give another with --out"
+            ) from error
         raise ConfigurationError(
             f"cannot write into {folder}: {error.strerror or error}",
             "Give another folder with --out, or change its permissions",

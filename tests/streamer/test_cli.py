@@ -475,3 +475,30 @@ def test_a_run_of_some_particles_says_so_at_its_end(star: Path, tmp_path: Path, 
                  "--set=engine.minibatch_initial=50")  # fmt: skip
     assert "(--particles)" not in inside(*arguments).stdout
     assert f"; 50 of {N} used (--particles)" in inside(*arguments, "--particles=50").stdout
+
+
+def test_a_run_says_that_it_replaces_an_earlier_one_and_leaves_other_files(
+    star: Path, tmp_path: Path, sums: None
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "class_notes.txt").write_text("mine")
+    first = inside("run", str(star), f"--out={out}")
+    assert "make way" not in first.stdout + first.stderr
+    (out / "class_004.mrc").write_bytes(b"of an earlier run")
+    again = inside("run", str(star), f"--out={out}")
+    assert "the results of an earlier run in" in again.stdout + again.stderr
+    assert not (out / "class_004.mrc").exists()
+    assert (out / "class_001.mrc").exists()
+    assert (out / "class_notes.txt").read_text() == "mine"
+
+
+def test_a_file_in_place_of_the_output_folder_is_called_one(
+    star: Path, tmp_path: Path, sums: None
+) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    done = inside("run", str(star), f"--out={file}")
+    assert done.returncode != 0
+    assert "notes.txt is a file, not a folder" in " ".join((done.stdout + done.stderr).split())
+    assert file.read_text() == "mine"
