@@ -18,7 +18,7 @@ from reconstruct.agreement import AGREED, agreement
 from reconstruct.class_actions import Session, alone, learn_cold, score
 from reconstruct.learner import Learner
 
-__all__ = ["FEWEST", "Challenge", "challenge"]
+__all__ = ["FEWEST", "Challenge", "Pair", "challenge", "challenge_by_two"]
 
 Rows = npt.NDArray[np.intp]
 
@@ -30,6 +30,8 @@ JUDGES = 96  # particles, spread over the latest, that neither side learns from 
 # Of the map's evidence that a start must exceed. Wrong maps had 0.76 to 0.96 of a start's, right
 # ones 0.95 and more; a right start in place of a right map costs a few shells for a while.
 BETTER = 1.02
+TWO_BETTER = 1.05  # likewise, of two classes, which have twice the freedom
+LEAST_SHARE = 0.1  # of the judges that each of two classes must explain better than the other
 
 
 @dataclass(frozen=True)
@@ -70,16 +72,7 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
     if len(session.of_class(k)) < FEWEST:
         raise ValueError(f"class {k + 1} has too few particles to be challenged")
     own = session.of_class(k)[-round(MOST * stretch) :]
-    judges = own[np.linspace(0, len(own) - 1, JUDGES).astype(np.intp)]
-    pupils = np.setdiff1d(own, judges)
-    source = session.new_learner(number)
-    batch = round(BATCH * stretch)
-    epoch = 0
-    while source.presented < PRESENTED * stretch:
-        order = np.random.default_rng([*source.seed, epoch]).permutation(pupils)
-        for i in range(0, len(order), batch):
-            learn_cold(session, source, order[i : i + batch])
-        epoch += 1
+    judges, source = _learn_anew(session, own, session.new_learner(number), stretch=stretch)
     holder = alone(session, k, number)
     radius = min(source.radius, holder.radius)  # neither is asked for what it cannot hold
     for learner in (holder, source):
@@ -101,3 +94,69 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
     # what its half-sets learned from one shared reference would flatter them
     source.split_halves(source.schedule.join_radius + 1)
     return found
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What one map and two fresh ones make of the same particles."""
+
+    sources: tuple[Learner, Learner]  # of one class each
+    map_evidence: float  # nats per particle
+    pair_evidence: float  # of the better of two, less what the choice is worth
+    shares: tuple[float, float]  # of the judges, that each explains better
+
+    @property
+    def won(self) -> bool:
+        """Whether the particles are of two species."""
+        better = self.pair_evidence > max(TWO_BETTER * self.map_evidence, 0.0)
+        return better and min(self.shares) >= LEAST_SHARE
+
+
+def challenge_by_two(session: Session, k: int, *, number: int, stretch: float) -> Pair:
+    """Start anew with two classes on the particles of class ``k``, and compare.
+
+    For a class whose map another start neither confirms nor beats: it may hold two species, of
+    which a start with one class makes another blend.
+    """
+    own = session.of_class(k)[-2 * round(MOST * stretch) :]
+    both = session.new_learner(number, n_classes=2)
+    judges, both = _learn_anew(session, own, both, stretch=2 * stretch)
+    found = replace(session, learner=both)
+    sources = alone(found, 0, number), alone(found, 1, number)
+    holder = alone(session, k, number)
+    radius = min(both.radius, holder.radius)
+    for learner in (holder, *sources):
+        learner.hold_radius(radius)
+        if holder.split and not learner.split:
+            learner.split = True
+            learner.make_references()
+    map_, first, second = (
+        score(session, learner, judges, 0, crossed=True)[1].poses.evidence.astype(np.float64)
+        for learner in (holder, *sources)
+    )
+    first_share = float((first > second).mean())
+    pair = Pair(
+        sources,
+        float(map_.mean()),
+        float((np.maximum(first, second) - np.log(2.0)).mean()),
+        (first_share, 1.0 - first_share),
+    )
+    for source in sources if pair.won else ():
+        source.split_halves(source.schedule.join_radius + 1)
+    return pair
+
+
+def _learn_anew(
+    session: Session, own: Rows, source: Learner, *, stretch: float
+) -> tuple[Rows, Learner]:
+    """Let ``source`` learn from the particles ``own``, less some judges, which come first."""
+    judges = own[np.linspace(0, len(own) - 1, JUDGES).astype(np.intp)]
+    pupils = np.setdiff1d(own, judges)
+    batch = round(BATCH * stretch)
+    epoch = 0
+    while source.presented < PRESENTED * stretch:
+        order = np.random.default_rng([*source.seed, epoch]).permutation(pupils)
+        for i in range(0, len(order), batch):
+            learn_cold(session, source, order[i : i + batch])
+        epoch += 1
+    return judges, source

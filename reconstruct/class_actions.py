@@ -32,6 +32,7 @@ __all__ = [
     "put_to_rest",
     "replace_map",
     "score",
+    "share_out",
     "tell_apart",
     "unite",
 ]
@@ -53,7 +54,8 @@ class Session:
     trained: int  # the first rows of the store that were learned from
     weigh: Callable[[Rows, int], WeightedBatch]  # rows and radius in shells
     workers: Executor
-    new_learner: Callable[[int], Learner]  # an empty one of one class; its number keys its seed
+    new_learner: Callable[..., Learner]  # an empty one; its number keys its seed; of one class,
+    # or of ``n_classes``
 
     @property
     def classes(self) -> npt.NDArray[np.int32]:
@@ -183,6 +185,20 @@ def replace_map(session: Session, k: int, source: Learner) -> int:
     if learner.n_classes == 1:
         learner.split_halves(source.radius)  # with others it cannot have a radius of its own
     return claim(session, rows, k, least=-np.inf)
+
+
+def share_out(session: Session, k: int, slot: int, sources: tuple[Learner, Learner]) -> int:
+    """Make two learners of one class each class ``k`` and class ``slot``, which is at rest.
+
+    The particles of ``k`` go to the one that explains them better. Returns how many go to
+    ``slot``.
+    """
+    learner, rows = session.learner, session.of_class(k)
+    share = 0.5 * float(learner.class_share[k])
+    for place, source in ((k, sources[0]), (slot, sources[1])):
+        fill(learner, place, source, share=share)
+    claim(session, rows, k, least=-np.inf)
+    return claim(session, rows, slot)
 
 
 def divide(

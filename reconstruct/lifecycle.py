@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct.births import attempt_birth
-from reconstruct.challenge import FEWEST, challenge
+from reconstruct.challenge import FEWEST, challenge, challenge_by_two
 from reconstruct.class_actions import (
     Session,
     claim,
@@ -26,6 +26,7 @@ from reconstruct.class_actions import (
     merge,
     put_to_rest,
     replace_map,
+    share_out,
     tell_apart,
     unite,
 )
@@ -198,6 +199,9 @@ class Lifecycle:
             elif tried.confirms:
                 self.stood = tuple(sorted((*self.stood, k)))
                 outcome, kind = "found the same map", "map_confirmed"
+            elif divided := self._share_out(session, k):
+                events.append(divided)
+                continue
             else:
                 outcome, kind = "found another that is no better", "map_in_doubt"
             compared = {} if tried.agreed is None else {"agreement": tried.agreed}
@@ -219,6 +223,31 @@ class Lifecycle:
                 )
             )
         return events
+
+    def _share_out(self, session: Session, k: int) -> EngineEvent | None:
+        """Make two classes of one that holds two species, where a class is free."""
+        learner = session.learner
+        free = np.flatnonzero(learner.resting)
+        if not len(free) or len(session.of_class(k)) < 2 * FEWEST * self.stretch:
+            return None
+        self.challenges += 1
+        number = CHALLENGE_SEEDS + self.challenges
+        pair = challenge_by_two(session, k, number=number, stretch=self.stretch)
+        if not pair.won:
+            return None
+        slot = int(free[0])
+        moved = share_out(session, k, slot, pair.sources)
+        self._doubt(k, slot)
+        return EngineEvent(
+            kind="class_split",
+            message=(
+                f"Class {k + 1} holds two species: two fresh maps explain its particles with "
+                f"{pair.pair_evidence:.1f} nats of each, its map with {pair.map_evidence:.1f}; "
+                f"{moved} of them go to class {slot + 1}"
+            ),
+            class_index=slot,
+            values={"pair": pair.pair_evidence, "map": pair.map_evidence},
+        )
 
     @staticmethod
     def _independent(learner: Learner) -> npt.NDArray[np.bool_]:

@@ -31,7 +31,17 @@ GEOMETRY = Geometry(box=32, pixel_size_angstrom=10.0)
 
 @functools.cache
 def demo_map(kind: str = "whole") -> np.ndarray:
+    if kind == "ring":
+        return ring_map()
     return demo_particle(GEOMETRY, kind=kind)  # type: ignore[arg-type]
+
+
+def ring_map() -> np.ndarray:
+    """A ring as bright as the demo's particle, and nothing like it."""
+    axis = np.arange(GEOMETRY.box) - GEOMETRY.box // 2
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij")
+    ring = np.exp(-((np.hypot(x, y) - 7.0) ** 2 + z**2) / 4.0).astype(np.float32)
+    return ring * (demo_map().std() / ring.std())
 
 
 @functools.cache

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reconstruct.challenge import Challenge, challenge
-from reconstruct.class_actions import Session, replace_map
+from reconstruct.challenge import Challenge, challenge, challenge_by_two
+from reconstruct.class_actions import Session, replace_map, share_out
 from reconstruct.engine import Engine
 from reconstruct.learner_state import new_learner
 from reconstruct.lifecycle import Lifecycle
 from reconstruct.quality import align_to_truth
 from reconstruct.search import local_start
+from reconstruct.simulate import Simulated
 from reconstruct.snapshot import class_volume
 from reconstruct.types import EngineSettings
 from tests.reconstruct.small_sets import GEOMETRY, demo_map, simulated
@@ -46,21 +47,25 @@ def session(engine: Engine) -> Iterator[Session]:
         meta, arrays = engine.dump()
         copied = {name: array.copy() for name, array in arrays.items()}
         again = Engine.load(SETTINGS, GEOMETRY, meta, copied, engine.dump_store(0))
-        found = Session(
-            learner=again._leader,
-            store=again._store,
-            trained=PARTICLES,
-            weigh=again._weighted,
-            workers=workers,
-            new_learner=partial(new_learner, SETTINGS, again._layout, backend=again.backend),
-        )
-        know_the_poses(found)
+        found = session_of(again, workers)
+        know_the_poses(found, simulated(PARTICLES))
         yield found
 
 
-def know_the_poses(session: Session) -> None:
+def session_of(engine: Engine, workers: ThreadPoolExecutor) -> Session:
+    return Session(
+        learner=engine._leader,
+        store=engine._store,
+        trained=PARTICLES,
+        weigh=engine._weighted,
+        workers=workers,
+        new_learner=partial(new_learner, SETTINGS, engine._layout, backend=engine.backend),
+    )
+
+
+def know_the_poses(session: Session, particles: Simulated) -> None:
     """Make the map from the true poses."""
-    learner, particles = session.learner, simulated(PARTICLES)
+    learner = session.learner
     rows = np.arange(PARTICLES)
     half = session.store.half_of(rows)
     order = np.argsort(half, kind="stable")
@@ -110,6 +115,31 @@ def test_the_challenged_map_is_left_as_it_was(session: Session) -> None:
     before = session.learner.statistics.copy()
     challenge(session, 0, number=5, stretch=0.1)
     assert np.array_equal(session.learner.statistics, before)
+
+
+def test_a_class_of_one_species_stays_one(session: Session) -> None:
+    pair = challenge_by_two(session, 0, number=5, stretch=0.5)
+    assert not pair.won
+    assert pair.pair_evidence > 0.7 * pair.map_evidence  # the starts found something too
+
+
+def test_a_class_of_two_species_becomes_two() -> None:
+    particles = simulated(PARTICLES, kinds=("whole", "ring"))
+    engine = Engine(SETTINGS, GEOMETRY)
+    engine.add(particles.particle_images())
+    while engine.ready:
+        engine.step()
+    with ThreadPoolExecutor(2) as workers:
+        session = session_of(engine, workers)
+        know_the_poses(session, particles)  # the map is a blend
+        session.store["class_index"][:] = 0
+        pair = challenge_by_two(session, 0, number=5, stretch=0.5)
+        assert pair.won
+        moved = share_out(session, 0, 1, pair.sources)
+        assert moved == np.count_nonzero(session.classes == 1)
+        assert session.learner.n_classes == 2
+        same = np.mean(session.classes == particles.species)
+        assert max(same, 1 - same) > 0.9
 
 
 def test_one_bright_species_is_not_doubted_and_dim_ones_are_until_a_map_stood() -> None:
