@@ -32,6 +32,8 @@ JUDGES = 96  # particles, spread over the latest, that neither side learns from 
 BETTER = 1.02
 TWO_BETTER = 1.05  # likewise, of two classes, which have twice the freedom
 LEAST_SHARE = 0.1  # of the judges that each of two classes must explain better than the other
+JUNK_SHARE = 0.3  # of the mean evidence, under which a class is more likely junk
+BLENDED = 0.7  # agreement under which a map may be of two species
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,14 @@ class Challenge:
     def confirms(self) -> bool:
         """Whether both are one map."""
         return not self.won and self.agreed is not None and self.agreed >= AGREED
+
+    def may_blend(self, evidence: float) -> bool:
+        """Whether the map may be of two species; ``evidence`` is what all classes explain.
+
+        Starts on one species agree on more of it, and junk is explained by no map.
+        """
+        known = self.map_evidence > JUNK_SHARE * evidence
+        return known and self.agreed is not None and self.agreed < BLENDED
 
 
 def challenge(session: Session, k: int, *, number: int, stretch: float) -> Challenge:

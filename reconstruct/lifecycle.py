@@ -199,7 +199,7 @@ class Lifecycle:
             elif tried.confirms:
                 self.stood = tuple(sorted((*self.stood, k)))
                 outcome, kind = "found the same map", "map_confirmed"
-            elif divided := self._share_out(session, k):
+            elif tried.may_blend(learner.evidence) and (divided := self._share_out(session, k)):
                 events.append(divided)
                 continue
             else:

@@ -179,6 +179,14 @@ def test_a_start_wins_confirms_or_leaves_the_map_in_doubt(
     assert (found.won, found.confirms) == (won, confirms)
 
 
+@pytest.mark.parametrize(
+    ("agreed", "evidence", "may"), [(0.5, 120.0, True), (0.75, 120.0, False), (0.5, 400.0, False)]
+)
+def test_maps_that_agree_and_junk_are_no_blends(agreed: float, evidence: float, may: bool) -> None:
+    found = Challenge(make_learner(), 100.0, 101.0, agreed)
+    assert found.may_blend(evidence) is may
+
+
 def test_a_session_challenges_by_itself_and_says_how_it_went() -> None:
     settings = replace(SETTINGS, start_stretch=1.05, race_particles=200, replay_passes=1)
     engine = Engine(settings, GEOMETRY)
