@@ -130,7 +130,7 @@ def challenge_by_two(session: Session, k: int, *, number: int, stretch: float) -
     """
     own = session.of_class(k)[-2 * round(MOST * stretch) :]
     both = session.new_learner(number, n_classes=2)
-    judges, both = _learn_anew(session, own, both, stretch=2 * stretch)
+    judges, both = _learn_anew(session, own, both, stretch=stretch, batch=2 * BATCH)
     found = replace(session, learner=both)
     sources = alone(found, 0, number), alone(found, 1, number)
     holder = alone(session, k, number)
@@ -157,12 +157,12 @@ def challenge_by_two(session: Session, k: int, *, number: int, stretch: float) -
 
 
 def _learn_anew(
-    session: Session, own: Rows, source: Learner, *, stretch: float
+    session: Session, own: Rows, source: Learner, *, stretch: float, batch: int = BATCH
 ) -> tuple[Rows, Learner]:
     """Let ``source`` learn from the particles ``own``, less some judges, which come first."""
     judges = own[np.linspace(0, len(own) - 1, JUDGES).astype(np.intp)]
     pupils = np.setdiff1d(own, judges)
-    batch = round(BATCH * stretch)
+    batch = round(batch * stretch)
     epoch = 0
     while source.presented < PRESENTED * stretch:
         order = np.random.default_rng([*source.seed, epoch]).permutation(pupils)
