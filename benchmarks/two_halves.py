@@ -130,7 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--band", type=float, nargs=2, default=(25.0, 12.0), metavar="ANGSTROM")
     parser.add_argument("--mask-diameter", type=float, help="in Angstrom")
     parser.add_argument("--keep", type=Path, help="folder for the maps")
-    parser.add_argument("--picture", type=Path, help="slices of both maps of every seed")
+    parser.add_argument("--picture", type=Path, help="slices of the maps; needs a symmetry")
     options = parser.parse_args(argv)
     apoferritin = Path(os.environ.get("ABINITIO_DATA", "../shared/data")) / "real_apoferritin"
     table = read_star(options.file or apoferritin / "Particles_64px.star")

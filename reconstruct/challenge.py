@@ -84,21 +84,8 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
     own = session.of_class(k)[-round(MOST * stretch) :]
     judges, source = _learn_anew(session, own, session.new_learner(number), stretch=stretch)
     holder = alone(session, k, number)
-    radius = min(source.radius, holder.radius)  # neither is asked for what it cannot hold
-    for learner in (holder, source):
-        learner.hold_radius(radius)
-    if holder.split:  # like with like: maps of half the particles
-        source.split = True
-        source.make_references()
-    # the map may remember a judge, but only in the half-set that it is of; the start knows none
-    _, before = score(session, holder, judges, 0, crossed=True)
-    _, after = score(session, source, judges, 0, crossed=True)
-    found = Challenge(
-        source,
-        float(before.poses.evidence.mean(dtype=np.float64)),
-        float(after.poses.evidence.mean(dtype=np.float64)),
-        agreed=None,
-    )
+    before, after = _judged(session, judges, holder, source)
+    found = Challenge(source, float(before.mean()), float(after.mean()), agreed=None)
     if not found.won:
         return replace(found, agreed=agreement(holder, source))
     # what its half-sets learned from one shared reference would flatter them
@@ -134,16 +121,7 @@ def challenge_by_two(session: Session, k: int, *, number: int, stretch: float) -
     found = replace(session, learner=both)
     sources = alone(found, 0, number), alone(found, 1, number)
     holder = alone(session, k, number)
-    radius = min(both.radius, holder.radius)
-    for learner in (holder, *sources):
-        learner.hold_radius(radius)
-        if holder.split and not learner.split:
-            learner.split = True
-            learner.make_references()
-    map_, first, second = (
-        score(session, learner, judges, 0, crossed=True)[1].poses.evidence.astype(np.float64)
-        for learner in (holder, *sources)
-    )
+    map_, first, second = _judged(session, judges, holder, *sources)
     first_share = float((first > second).mean())
     pair = Pair(
         sources,
@@ -170,3 +148,22 @@ def _learn_anew(
             learn_cold(session, source, order[i : i + batch])
         epoch += 1
     return judges, source
+
+
+def _judged(
+    session: Session, judges: Rows, holder: Learner, *starts: Learner
+) -> list[npt.NDArray[np.float64]]:
+    """Evidence of the judges (n,) in the map of ``holder`` and in those of fresh starts.
+
+    Like with like: at one radius, which none is asked beyond, and maps of half the particles.
+    """
+    learners = (holder, *starts)
+    radius = min(learner.radius for learner in learners)
+    for learner in learners:
+        learner.hold_radius(radius)
+    for start in starts if holder.split else ():
+        start.split = True
+        start.make_references()
+    # the map may remember a judge, but only in the half-set that it is of; the starts know none
+    found = [score(session, learner, judges, 0, crossed=True)[1] for learner in learners]
+    return [one.poses.evidence.astype(np.float64) for one in found]

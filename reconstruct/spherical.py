@@ -156,9 +156,9 @@ def make_opposite(start: Learner, fresh: Learner) -> Learner:
     The statistics become those of particles that look like the mean over views, less what set
     them apart from it: N' = 2 B D - N, where B is the radial mean of N / D.
     """
-    restore_learner(fresh, *dump_learner(start))
-    fresh.velocity = None  # of gradient descent: it leads to the other map
-    held = fresh.backend.asnumpy(fresh.statistics).copy()
+    meta, arrays = dump_learner(start)
+    arrays.pop("velocity", None)  # of gradient descent: it leads to the other map
+    held = arrays["statistics"] = np.array(arrays["statistics"], np.float32)
     reach = (held.shape[-3] - 1) // 2
     shells, _ = shell_table(reach, 1.0)  # one grid step wide
     inner = held[..., : reach + 1, :]  # (2, 1, g, g, reach + 1, 3); the column beyond is empty
@@ -167,8 +167,7 @@ def make_opposite(start: Learner, fresh: Learner) -> Learner:
     ball = np.bincount(shells.ravel(), both[..., 0].ravel()) / np.maximum(weight, 1e-20)
     inner[..., 0] = 2 * ball[shells] * inner[..., 2] - inner[..., 0]
     inner[..., 1] *= -1  # the transform of a ball is real
-    fresh.statistics = fresh.backend.asarray(held)
-    fresh.make_references()
+    restore_learner(fresh, meta, arrays)
     return fresh
 
 
@@ -187,7 +186,7 @@ def steer(learner: Learner) -> None:
     radius = _radius(RACE_AT, learner)
     if learner.presented >= RACED:
         lowest = _radius(MARCH_FROM, learner)
-        _, done = divmod(learner.presented - RACED, MARCHED)
+        done = (learner.presented - RACED) % MARCHED
         radius = round(lowest + (learner.max_radius - lowest) * done / MARCHED)
     learner.hold_radius(radius)
 
