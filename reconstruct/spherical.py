@@ -158,7 +158,8 @@ def make_opposite(start: Learner, fresh: Learner) -> Learner:
     """
     meta, arrays = dump_learner(start)
     arrays.pop("velocity", None)  # of gradient descent: it leads to the other map
-    held = arrays["statistics"] = np.array(arrays["statistics"], np.float32)
+    held: Float32 = np.array(arrays["statistics"], np.float32)
+    arrays["statistics"] = held
     reach = (held.shape[-3] - 1) // 2
     shells, _ = shell_table(reach, 1.0)  # one grid step wide
     inner = held[..., : reach + 1, :]  # (2, 1, g, g, reach + 1, 3); the column beyond is empty
