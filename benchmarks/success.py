@@ -1,7 +1,8 @@
 """Success rates: one set, many seeds, what each run reached and what it cost.
 
-Promise: every seed runs in a child process of its own on the same simulated particles; CPU-seconds
-are the child's own around the engine's work (set-up, compilation and simulation apart), peak
+Promise: every seed runs in a child process of its own, on the same simulated particles or with
+``--draws`` on a draw of its own (other poses, noise and order: the harder test); CPU-seconds are
+the child's own around the engine's work (set-up, compilation and simulation apart), peak
 memory is the child's resident maximum, maps are compared with the truth in both hands at FSC 0.5.
 
 Run from the repository root, with the data folder in ``ABINITIO_DATA``:
@@ -206,6 +207,14 @@ def _warm_up(
         pass
 
 
+def _draw(chosen: StandardSet, seed: int, folder: Path) -> Path:
+    """Simulate a set in a file of its own."""
+    settings = replace(chosen.settings, seed=seed)
+    file = folder / f"set_{seed}.npz"
+    _save_set(simulate_set(chosen.species, chosen.geometry, settings=settings), file)
+    return file
+
+
 def _save_set(simulated: Simulated, file: Path) -> None:
     particles = simulated.particle_images()
     optics = particles.optics[0]
@@ -274,6 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--pose-search", default="exhaustive", choices=get_args(PoseSearch))
     parser.add_argument("--device", default="cpu", help="cpu, or cuda: then CPU-s are the host's")
     parser.add_argument("--ends", action="store_true", help="judge the stream's end and the last")
+    parser.add_argument("--draws", action="store_true", help="other particles for every seed")
     parser.add_argument("--jobs", type=int, default=1, help="seeds at once, each on its own core")
     parser.add_argument("--results", type=Path, help="folder that the table is written to")
     parser.add_argument("--keep", type=Path, help="folder that the maps of every mark are left in")
@@ -289,19 +299,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as passing:
         folder = str(options.keep or passing)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        simulated = simulate_set(chosen.species, chosen.geometry, settings=chosen.settings)
-        file = Path(passing) / "set.npz"
-        _save_set(simulated, file)
-        del simulated
         title = f"{options.set}-snr{chosen.settings.snr:g}-k{options.classes}-{options.symmetry}"
         if options.pose_search != "exhaustive":
             title += f"-{options.pose_search}"
         if options.device != "cpu":
             title += f"-{options.device}"
+        if options.draws:
+            title += "-draws"
         head = f"{title}: {options.particles} particles, {_machine(options)}"
         print(head, _table([]), sep="\n", flush=True)
         results: list[dict[str, Any]] = []
-        for judged in _run_children(options, file, folder):
+        for judged in _run_children(options, chosen, Path(passing), folder):
             results += judged
             print(_table(judged).partition("\n")[2], flush=True)
             if options.results:  # at once: the time on a machine may be short
@@ -331,22 +339,26 @@ def _child(options: argparse.Namespace, chosen: StandardSet) -> list[dict[str, A
 
 
 def _run_children(
-    options: argparse.Namespace, file: Path, folder: str
+    options: argparse.Namespace, chosen: StandardSet, passing: Path, folder: str
 ) -> Iterator[list[dict[str, Any]]]:
     """Run the seeds, ``jobs`` at a time, each on a core of its own if there are several."""
     cores: queue.SimpleQueue[str] = queue.SimpleQueue()
     usable = sorted(os.sched_getaffinity(0)) if options.jobs > 1 else [""]
     for core in usable[: options.jobs]:
         cores.put(str(core))
+    common = _draw(chosen, chosen.settings.seed, passing) if not options.draws else Path()
 
     def run(seed: int) -> list[dict[str, Any]]:
         core = cores.get()
+        file = _draw(chosen, seed, passing) if options.draws else common
         child = [sys.executable, "-m", "benchmarks.success", *_flags(options)]
         child += ["--child", f"{file}|{folder}|{seed}|{core}"]
         try:
             answer = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
         finally:
             cores.put(core)
+            if options.draws:
+                file.unlink()
         found: list[dict[str, Any]] = json.loads(answer.stdout)
         return found
 
