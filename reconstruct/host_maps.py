@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +24,13 @@ Float64 = npt.NDArray[np.float64]
 
 
 def reference_cubes(
-    spectrum: Callable[[int, tuple[int, ...]], Complex64],
+    spectrum: Callable[[int, tuple[int, ...], int], Complex64],
     grids: Sequence[MapGrid],
     *,
     sets: int,
+    radius: int,
     join: int,
+    workers: Executor | None,
     cut: npt.NDArray[np.bool_],
     resting: npt.NDArray[np.bool_],
 ) -> Float32:
@@ -36,7 +39,7 @@ def reference_cubes(
     Parameters
     ----------
     spectrum
-        Gives the map of a class made of some half-sets.
+        Gives the map of a class made of some half-sets up to a radius in shells.
     grids
         Sampling of each class, with its own mask.
     sets
@@ -45,19 +48,25 @@ def reference_cubes(
         (K,) whether negative density is cut away.
     resting
         (K,) classes without a map, whose cubes are 0; not all of them.
+    workers
+        Threads that share the maps; None: one after the other.
     """
-    cubes: list[Float32 | None] = []
-    for halves in ((0, 1), (0,), (1,))[sets - 1 : 2 * sets - 1]:
-        for k, grid in enumerate(grids):
-            if resting[k]:
-                cubes.append(None)
-                continue
-            own = spectrum(k, halves)
-            if sets == 2:
-                own = join_low_frequencies(own, spectrum(k, (0, 1)), grid, join)
-            cubes.append(reference_cube(own, grid, negative="cut" if cut[k] else "keep"))
-    made = [cube for cube in cubes if cube is not None]
-    return np.stack([np.zeros_like(made[0]) if cube is None else cube for cube in cubes])
+
+    def cube(task: tuple[tuple[int, ...], int]) -> Float32:
+        halves, k = task
+        own = spectrum(k, halves, radius)
+        if sets == 2:
+            low = min(join, radius)
+            join_low_frequencies(own, spectrum(k, (0, 1), low), grids[k], low)
+        return reference_cube(own, grids[k], negative="cut" if cut[k] else "keep")
+
+    of = ((0, 1), (0,), (1,))[sets - 1 : 2 * sets - 1]
+    awake = np.flatnonzero(~resting).tolist()
+    tasks = [(halves, k) for halves in of for k in awake]
+    made = list((workers.map if workers else map)(cube, tasks))
+    cubes = np.zeros((sets, len(grids), *made[0].shape), np.float32)
+    cubes[:, awake] = np.reshape(made, (sets, len(awake), *made[0].shape))
+    return cubes.reshape(-1, *made[0].shape)
 
 
 def compare_halves(

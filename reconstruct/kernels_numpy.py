@@ -1,7 +1,7 @@
 """Plain NumPy twins of the kernels: what each must compute, in float64 and without cleverness.
 
-Same names and arguments as ``kernels_cpu`` and ``kernels_cuda``; only tests and rehearsals call
-them. Cells with equal scores keep the order of their index.
+Same names and arguments as ``kernels_cpu``, ``kernels_maps`` and ``kernels_cuda``; only tests and
+rehearsals call them. Cells with equal scores keep the order of their index.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy.typing as npt
 __all__ = [
     "choose_cells",
     "coarse_maxima",
+    "compare_shells",
     "ctf_rows",
     "extract_slices",
     "insert_halves",
@@ -22,6 +23,7 @@ __all__ = [
     "sample_cube",
     "select_cells",
     "weigh_rows",
+    "wiener_quotient",
 ]
 
 Float = npt.NDArray[np.floating]
@@ -319,3 +321,22 @@ def normalise_images(images: Float, outside: npt.NDArray[np.bool_], out: Float) 
         background = source.ravel()[outside].astype(np.float64)
         deviation = background.std()
         target[:] = (source - background.mean()) / (deviation if deviation > 0 else 1.0)
+
+
+def wiener_quotient(
+    crop: Float, shells: Int, counts: Float, noise_over_signal: Float, out: Complex
+) -> None:
+    """See ``kernels_maps``."""
+    means = np.bincount(shells.ravel(), crop[..., 2].ravel()) / counts
+    ridge = np.full(len(means), np.inf)
+    known = len(noise_over_signal)
+    ridge[:known] = means[:known] * noise_over_signal + 1e-6 * means.max() + 1e-20
+    out[:] = (crop[..., 0] + 1j * crop[..., 1].astype(np.float64)) / (crop[..., 2] + ridge[shells])
+
+
+def compare_shells(first: Complex, second: Complex, shells: Int, sums: Float) -> None:
+    """See ``kernels_maps``."""
+    times = np.where(np.arange(first.shape[2]) > 0, 2.0, 1.0)
+    products = (first * second.conj()).real, np.abs(first) ** 2, np.abs(second) ** 2
+    for row, product in zip(sums, products, strict=True):
+        row += np.bincount(shells.ravel(), (times * product).ravel(), len(row))

@@ -412,9 +412,9 @@ class Learner:
             self._reserve(self.insert_radius)
         if mask_fits(presented, self.schedule) > mask_fits(presented - added, self.schedule):
             self._fit_masks(workers)
-        self.make_references()
+        self.make_references(workers)
 
-    def make_references(self) -> None:
+    def make_references(self, workers: Executor | None = None) -> None:
         """Make what particles are scored against next."""
         sets, radius = 2 if self.split else 1, self.radius
         if self.backend.on_device:
@@ -431,12 +431,14 @@ class Learner:
             )
         else:
             self.cubes = host_maps.reference_cubes(
-                lambda k, halves: self.map_spectrum(k, self.fsc[k], radius=radius, halves=halves),
+                lambda k, halves, r: self.map_spectrum(k, self.fsc[k], radius=r, halves=halves),
                 [self.class_grid(k) for k in range(self.n_classes)],
                 sets=sets,
+                radius=radius,
                 join=self.schedule.join_radius,
                 cut=self.positivity.flags(self.n_classes),
                 resting=self.resting,
+                workers=workers,
             )
 
     def compare_halves(self, only: int | None = None) -> list[Float64]:

@@ -16,8 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import scipy.fft
 
+from reconstruct import kernels_maps
 from reconstruct.backend import Backend
 from reconstruct.fourier import full_from_half, shell_index, sinc_squared, soft_mask
+from reconstruct.pruned_fft import to_half_cube, to_map
 
 __all__ = [
     "MapGrid",
@@ -121,17 +123,10 @@ def quotient(
         (>= radius + 1,) share of signal in each shell, FSC-like, in (0, 1]: 1 / tau^2 is the
         shell's mean of D times (1 - f) / f (Scheres, JSB 180 (2012) 519, eq. 8-9).
     """
-    shells, _ = shell_table(crop.shape[2] - 1, grid.scale)
-    weight = crop[..., 2]
-    mean = shell_means(weight, grid.scale)
-    fraction = np.clip(signal_fraction[: radius + 1], 1e-3, 0.999)
-    ridge = np.full(len(mean), np.inf)
-    noise_over_signal = (1 - fraction) / fraction
-    ridge[: radius + 1] = mean[: radius + 1] * noise_over_signal + 1e-6 * mean.max() + 1e-20
-    denominator = weight + ridge.astype(np.float32)[shells]
-    half: Complex64 = ((crop[..., 0] + 1j * crop[..., 1]) / denominator).astype(
-        np.complex64, copy=False
-    )
+    shells, counts = shell_table(crop.shape[2] - 1, grid.scale)
+    fraction = np.clip(signal_fraction[: radius + 1], 1e-3, 0.999).astype(np.float64)
+    half = np.empty(crop.shape[:3], np.complex64)
+    kernels_maps.wiener_quotient(crop, shells, counts, (1 - fraction) / fraction, half)
     return half
 
 
@@ -143,39 +138,17 @@ def transform_size(reach: int) -> int:
 
 @lru_cache(maxsize=32)
 def _window(size: int, grid: MapGrid, gridding_power: int) -> Float32:
-    """Real-space window at ``size`` samples across the padded box, gridding corrected."""
+    """Middle of a real-space window at ``size`` samples across the padded box; 0 outside it.
+
+    Gridding corrected; its edge says how much of the map is needed.
+    """
     spacing = grid.padded / size
-    decay = sinc_squared(size, grid.padded, spacing=spacing).astype(np.float64) ** gridding_power
-    mask = soft_mask(size, grid.mask_radius_pixels, grid.mask_edge_pixels, spacing=spacing)
+    reached = np.ceil((grid.mask_radius_pixels + grid.mask_edge_pixels) / spacing)
+    edge = min(size, 2 * int(reached))
+    decay = sinc_squared(edge, grid.padded, spacing=spacing).astype(np.float64) ** gridding_power
+    mask = soft_mask(edge, grid.mask_radius_pixels, grid.mask_edge_pixels, spacing=spacing)
     cube = decay[:, None, None] * decay[None, :, None] * decay[None, None, :]
-    window = np.where(mask > 0, mask / np.maximum(cube, 1e-3), 0.0).astype(np.float32)
-    return np.ascontiguousarray(np.fft.ifftshift(window))
-
-
-def _to_real(half: Complex64, size: int) -> Float32:
-    """Inverse transform of a centred half cube at ``size`` samples; origin at voxel 0."""
-    reach = half.shape[2] - 1
-    spectrum = np.zeros((size, size, size // 2 + 1), np.complex64)
-    a, b = reach + 1, reach
-    spectrum[:a, :a, :a] = half[b:, b:, :]
-    spectrum[:a, -b:, :a] = half[b:, :b, :]
-    spectrum[-b:, :a, :a] = half[:b, b:, :]
-    spectrum[-b:, -b:, :a] = half[:b, :b, :]
-    real: Float32 = scipy.fft.irfftn(spectrum, s=(size, size, size), overwrite_x=True)
-    return real
-
-
-def _to_half(real: Float32, reach: int) -> Complex64:
-    """Centred half cube of a real map whose origin is at voxel 0."""
-    spectrum = scipy.fft.rfftn(real)
-    g = 2 * reach + 1
-    half = np.empty((g, g, reach + 1), np.complex64)
-    a, b = reach + 1, reach
-    half[b:, b:, :] = spectrum[:a, :a, :a]
-    half[b:, :b, :] = spectrum[:a, -b:, :a]
-    half[:b, b:, :] = spectrum[-b:, :a, :a]
-    half[:b, :b, :] = spectrum[-b:, -b:, :a]
-    return half
+    return np.where(mask > 0, mask / np.maximum(cube, 1e-3), 0.0).astype(np.float32)
 
 
 def _windowed(
@@ -183,11 +156,12 @@ def _windowed(
 ) -> Complex64:
     reach = half.shape[2] - 1
     size = transform_size(reach)
-    real = _to_real(half, size)
-    real *= _window(size, grid, gridding_power)
+    window = _window(size, grid, gridding_power)
+    middle = to_map(half, size, len(window))
+    middle *= window
     if negative == "cut":
-        np.maximum(real, 0, out=real)
-    return _to_half(real, reach)
+        np.maximum(middle, 0, out=middle)
+    return to_half_cube(middle, size, reach)
 
 
 def reference_cube(
@@ -208,12 +182,8 @@ def half_map_fsc(
     """FSC of two half maps within the window, (radius + 1,), shells in box units."""
     a, b = _windowed(first, grid, 1), _windowed(second, grid, 1)
     shells, counts = shell_table(a.shape[2] - 1, grid.scale)
-    weights = np.full(a.shape, 2.0)
-    weights[:, :, 0] = 1.0
-    cross, power_a, power_b = (
-        np.bincount(shells.ravel(), (weights * product).ravel(), len(counts))
-        for product in ((a * np.conj(b)).real, abs(a) ** 2, abs(b) ** 2)
-    )
+    cross, power_a, power_b = sums = np.zeros((3, len(counts)))
+    kernels_maps.compare_shells(a, b, shells, sums)
     power = power_a * power_b
     fsc: npt.NDArray[np.float64] = np.divide(
         cross, np.sqrt(power), out=np.zeros_like(cross), where=power > 0
@@ -222,11 +192,16 @@ def half_map_fsc(
     return fsc[: radius + 1]
 
 
-def join_low_frequencies(own: Complex64, both: Complex64, grid: MapGrid, radius: int) -> Complex64:
-    """``own`` with the shells up to ``radius`` taken from ``both``: keeps half maps in register."""
-    shells, _ = shell_table(own.shape[2] - 1, grid.scale)
-    joined: Complex64 = np.where(shells <= radius, both, own)
-    return joined
+def join_low_frequencies(own: Complex64, both: Complex64, grid: MapGrid, radius: int) -> None:
+    """Take the shells of ``own`` up to ``radius`` from ``both``: keeps half maps in register.
+
+    ``both`` need not reach further than these shells.
+    """
+    centre, reach = own.shape[2] - 1, min(both.shape[2], own.shape[2]) - 1
+    shells, _ = shell_table(reach, grid.scale)
+    inner, outer = (slice(c - reach, c + reach + 1) for c in (centre, both.shape[2] - 1))
+    low = own[inner, inner, : reach + 1]
+    np.copyto(low, both[outer, outer, : reach + 1], where=shells <= radius)
 
 
 def box_volume(half: Complex64, grid: MapGrid, *, windowed: bool) -> Float32:
@@ -235,9 +210,7 @@ def box_volume(half: Complex64, grid: MapGrid, *, windowed: bool) -> Float32:
     reach = min(half.shape[2] - 1, padded // 2 - 1)
     b = half.shape[2] - 1
     span = slice(b - reach, b + reach + 1)
-    real = np.fft.fftshift(_to_real(half[span, span, : reach + 1], padded))
-    start = padded // 2 - n // 2
-    box = real[start : start + n, start : start + n, start : start + n]
+    box = to_map(half[span, span, : reach + 1], padded, n)
     return finish_box(box, grid, windowed=windowed)
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from reconstruct import kernels_cpu, kernels_numpy
+from reconstruct import kernels_cpu, kernels_maps, kernels_numpy
 from reconstruct.backend import describe_devices, make_backend
 from reconstruct.kernels_cuda import TILE, UNIT_SHIFTS, CudaKernels, fragment_shape
 from reconstruct.rotations import random_rotations
 from reconstruct.search import shift_grid
+from reconstruct.update import shell_table
 from tests.reconstruct.cuda_host import HostLauncher
 from tests.reconstruct.kernel_cases import SCALE, Implementation, PoseCase, pose_case
 
@@ -83,6 +84,31 @@ def test_values_anywhere_in_a_cube() -> None:
     corner = np.array([[2.0, -1.0, 3.0]])
     kernels_cpu.sample_cube(cube, corner, got[:1])
     assert got[0] == cube[7, 3, 6]
+
+
+def half_cube(seed: int) -> npt.NDArray[np.complex64]:
+    parts = np.random.default_rng(seed).standard_normal((2, 13, 13, 7))
+    return (parts[0] + 1j * parts[1]).astype(np.complex64)
+
+
+def test_the_quotient_of_statistics() -> None:
+    shells, counts = shell_table(6, 2.0)
+    crop = np.stack([half_cube(0).real, half_cube(0).imag, 1 + np.abs(half_cube(1))], axis=-1)
+    got, expected = np.full_like(half_cube(0), 7), np.empty_like(half_cube(0))
+    call = crop.astype(np.float32), shells, counts, np.array([0.1, 0.5, 3.0])
+    kernels_maps.wiener_quotient(*call, got)
+    kernels_numpy.wiener_quotient(*call, expected)
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    assert np.all(got[shells > 2] == 0)
+    assert np.all(got[shells <= 2] != 0)
+
+
+def test_shells_of_two_half_cubes() -> None:
+    shells, counts = shell_table(6, 2.0)
+    got, expected = np.zeros((2, 3, len(counts)))
+    kernels_maps.compare_shells(half_cube(0), half_cube(1), shells, got)
+    kernels_numpy.compare_shells(half_cube(0), half_cube(1), shells, expected)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
 def coarse_scores(seed: int, shape: tuple[int, int, int]) -> tuple[npt.NDArray[np.float32], ...]:

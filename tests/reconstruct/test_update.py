@@ -159,14 +159,17 @@ def test_less_signal_means_a_flatter_map_and_nothing_beyond_the_radius() -> None
     assert not np.any(strong[reach, reach, int(8.5 * GRID.scale) + 1 :])
 
 
-def test_low_shells_come_from_both_and_the_rest_from_one() -> None:
+@pytest.mark.parametrize("reaches", [5, RADIUS])
+def test_low_shells_come_from_both_and_the_rest_from_one(reaches: int) -> None:
     first, second = (quotient(s, GRID, RADIUS, MUCH_SIGNAL) for s in both_halves(0.05))
-    joined = join_low_frequencies(first, second, GRID, 5)
-    reach = first.shape[2] - 1
-    line = joined[reach, reach]
+    centre, low = first.shape[2] - 1, GRID.reach(reaches)
+    span = slice(centre - low, centre + low + 1)
+    joined = first.copy()
+    join_low_frequencies(joined, second[span, span, : low + 1], GRID, 5)
+    line = joined[centre, centre]
     last = int(np.ceil(5.5 * GRID.scale)) - 1  # the last grid step that rounds to shell 5
-    assert np.array_equal(line[: last + 1], second[reach, reach][: last + 1])
-    assert np.array_equal(line[last + 1 :], first[reach, reach][last + 1 :])
+    assert np.array_equal(line[: last + 1], second[centre, centre][: last + 1])
+    assert np.array_equal(line[last + 1 :], first[centre, centre][last + 1 :])
 
 
 def test_means_over_shells_in_box_units() -> None:
