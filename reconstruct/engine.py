@@ -132,7 +132,7 @@ class Engine(Races):
         )
         self._learners: list[Learner] = []
         self._set_pace(settings.start_stretch or 1.0)
-        self._learners = [self._new_learner(i) for i in range(settings.race_starts)]
+        self._learners = [self._new_learner(i) for i in range(settings.starts)]
         self._progress = Progress(self.max_radius)
         self._presented = 0
         self._step = 0

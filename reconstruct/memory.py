@@ -75,7 +75,7 @@ def memory_need(
         schedule.start_radius + race_presented // schedule.grow_every + schedule.insert_beyond,
     )
     final, racing = _half_cube(grid, max_radius), _half_cube(grid, race_radius)
-    starts = settings.race_starts if settings.race_starts > 1 else 0
+    starts = settings.starts if settings.starts > 1 else 0
     edge, race_edge = (2 * grid.reach(radius) + 1 for radius in (max_radius, race_radius))
     plan = make_plan(max_radius, box=grid.box, max_shift_pixels=max_shift_pixels)
     units = -(-(plan.shift_cells**2) // UNIT_SHIFTS)

@@ -99,7 +99,7 @@ class Races(ABC):
     @property
     def _starts(self) -> int:
         """Starts of the race."""
-        wanted = self.settings.race_starts
+        wanted = self.settings.starts
         return min(wanted, DIM_STARTS) if self._course.race_goal else wanted
 
     def _set_pace(self, stretch: float) -> None:
@@ -228,7 +228,7 @@ class Races(ABC):
         )
         room = self.backend.memory()[0] // (need.statistics + need.references)
         most = int(np.clip(room // (2 * len(groups)), 1, spherical.STARTS))
-        numbers = count(self.settings.race_starts)
+        numbers = count(self.settings.starts)
         return [
             start
             for group in groups
@@ -247,7 +247,7 @@ class Races(ABC):
         starts, waiting = self._awake, [one for one in self._learners if one.aside]
         presented = starts[0].presented
         if spherical.race_ends(before, presented):
-            numbers = count(self.settings.race_starts + len(starts))
+            numbers = count(self.settings.starts + len(starts))
             starts += [
                 spherical.make_opposite(start, self._new_learner(next(numbers))) for start in starts
             ]

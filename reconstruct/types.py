@@ -115,7 +115,7 @@ class EngineSettings:
     initial_resolution_angstrom: float | None = None  # None: start at radius 5, as measured best
     mask_diameter_angstrom: float | None = None  # None: 0.85 of the box
     max_shift_angstrom: float | None = None  # None: 1/16 of the box
-    race_starts: int = 4  # random starts that are raced on the first particles; 1: no rivals
+    race_starts: int | None = None  # random starts raced on the first particles; None: ``starts``
     race_particles: int = 1000
     race_epochs: int = 3  # times the race presents them
     start_stretch: float | None = None  # of numbers of the start; None: by the first particles
@@ -147,6 +147,13 @@ class EngineSettings:
         if self.max_resolution_angstrom is not None:
             return self.max_resolution_angstrom
         return 9.6 if self.cubic else 12.0
+
+    @property
+    def starts(self) -> int:
+        """Random starts that are raced: a map of several classes may be found again alone."""
+        if self.race_starts is not None:
+            return self.race_starts
+        return 4 if self.n_classes == 1 else 2
 
     @property
     def cubic(self) -> bool:
