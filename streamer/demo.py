@@ -103,6 +103,7 @@ def run_demo(
             beside=begin,
             linger=linger,
             lines_every_s=LINES_EVERY_S,
+            expected=demo.particles,
         )
         stop.requested = True
         microscope.join(_JOIN_S)

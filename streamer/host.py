@@ -74,6 +74,7 @@ def host_session(
     beside: Callable[[], None] = lambda: None,
     linger: Callable[[Finished], None] = lambda _: None,
     lines_every_s: float = 0.0,
+    expected: int | None = None,
 ) -> Finished:
     """Run a session with all that belongs to it; write its results when it has ended.
 
@@ -91,6 +92,8 @@ def host_session(
         Called after the results are written, while metrics are still served.
     lines_every_s
         Without a terminal: least time between two lines of steps in which nothing happened.
+    expected
+        Particles that will come, where that is known.
 
     Raises
     ------
@@ -106,7 +109,7 @@ def host_session(
         stack.enter_context(stop_on_signals(stop, budget_s=settings.limits.stop_budget_s))
         observers = stack.enter_context(metrics_server(settings, console))
         factory = factory or engine_factory(backend)
-        progress = progress_for(console, every_s=lines_every_s)
+        progress = progress_for(console, every_s=lines_every_s, expected=expected)
         stack.callback(progress.close)
         beside()
         finished = run_session(

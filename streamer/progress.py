@@ -8,6 +8,7 @@ for the first of each phase, those with events, and one every few seconds.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from rich.console import Console
@@ -26,19 +27,51 @@ from streamer.transports.base import Lag, Record, TopicPartition
 __all__ = ["LiveProgress", "PlainProgress", "progress_for"]
 
 _SHOWN_EVENTS = 5
+_RECENT_S = 15.0  # that speed is told of: since the start, it would hide the race and every pause
 
 
-def progress_for(console: Console, *, every_s: float = 0.0) -> Observer:
+def progress_for(
+    console: Console, *, every_s: float = 0.0, expected: int | None = None
+) -> Observer:
     """Give the observer that suits where the output goes.
 
     Parameters
     ----------
     every_s
         Least time between two lines of steps in which nothing happened; 0 gives a line to each.
+    expected
+        Particles that will come, where that is known.
     """
     if console.is_terminal:
-        return LiveProgress(console)
-    return PlainProgress(console, every_s=every_s)
+        return LiveProgress(console, expected=expected)
+    return PlainProgress(console, every_s=every_s, expected=expected)
+
+
+class _Speed:
+    """Particles presented, and seen for the first time, per second of late."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int, int]] = deque()
+
+    def note(self, now_s: float, presented: int, seen: int) -> None:
+        self._marks.append((now_s, presented, seen))
+        while len(self._marks) > 2 and now_s - self._marks[1][0] >= _RECENT_S:
+            self._marks.popleft()
+
+    def _rate(self, column: int) -> float | None:
+        first, last = (self._marks[0], self._marks[-1]) if self._marks else ((0.0,), (0.0,))
+        elapsed_s = last[0] - first[0]
+        return (last[column] - first[column]) / elapsed_s if elapsed_s > 0 else None
+
+    @property
+    def presented(self) -> float | None:
+        """Per second; None before it is known."""
+        return self._rate(1)
+
+    @property
+    def seen(self) -> float | None:
+        """Per second; None before it is known."""
+        return self._rate(2)
 
 
 def resolution_words(values: Sequence[float | None]) -> str:
@@ -54,12 +87,14 @@ class PlainProgress(Observer):
         console: Console,
         *,
         every_s: float = 0.0,
+        expected: int | None = None,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
         self._every_s = every_s
+        self._expected = {} if expected is None else {"of": expected}
         self._clock_s = clock_s
-        self._start_s = clock_s()
+        self._speed = _Speed()
         self._told_s = float("-inf")
         self._phase = ""
         self._lag = 0
@@ -76,6 +111,8 @@ class PlainProgress(Observer):
             self._say("warning", message=note)
         if state.step:
             self._say("resumed", step=state.step, particles=state.trained)
+        else:
+            self._speed.note(self._clock_s(), 0, 0)
 
     def refused(self, record: Record, refused: Refused) -> None:
         """Say what was refused."""
@@ -94,18 +131,20 @@ class PlainProgress(Observer):
     def stepped(self, report: StepReport, state: SessionState) -> None:
         """Say what a step did, if it is time to or something happened."""
         now_s = self._clock_s()
+        self._speed.note(now_s, report.particles_presented, report.particles_seen)
         quiet = report.phase == self._phase and not report.events
         if quiet and now_s - self._told_s < self._every_s:
             return
         self._told_s, self._phase = now_s, report.phase
-        rate = report.particles_presented / max(now_s - self._start_s, 1e-9)
+        rate = self._speed.presented
         self._say(
             "step",
             step=report.step,
             phase=report.phase,
             particles=report.particles_seen,
+            **self._expected,
             presented=report.particles_presented,
-            per_second=f"{rate:.0f}",
+            per_second="-" if rate is None else f"{rate:.0f}",
             resolution_angstrom=resolution_words(report.resolution_angstrom),
             occupancy="/".join(f"{value:.2f}" for value in report.occupancy),
             lag_records=self._lag,
@@ -141,9 +180,16 @@ class PlainProgress(Observer):
 class LiveProgress(Observer):
     """A panel that is redrawn in place."""
 
-    def __init__(self, console: Console, *, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        expected: int | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._clock_s = clock_s
-        self._start_s = clock_s()
+        self._expected = expected
+        self._speed = _Speed()
         self._activity = "waiting"
         self._lag = Lag(0, 0.0)
         self._report: StepReport | None = None
@@ -159,6 +205,8 @@ class LiveProgress(Observer):
     def started(self, state: SessionState, notes: Sequence[str]) -> None:
         """Show where the session stands."""
         self._state = state
+        if not state.step:
+            self._speed.note(self._clock_s(), 0, 0)
         for note in notes:
             self._tell(note)
 
@@ -179,6 +227,7 @@ class LiveProgress(Observer):
     def stepped(self, report: StepReport, state: SessionState) -> None:
         """Show what a step did."""
         self._report = report
+        self._speed.note(self._clock_s(), report.particles_presented, report.particles_seen)
         for event in report.events:
             self._tell(event.message)
 
@@ -207,12 +256,20 @@ class LiveProgress(Observer):
         """Leave the last panel on the screen."""
         self._live.stop()
 
+    def _progress(self, seen: int) -> str:
+        """How many of the expected particles were seen, and how long the others will take."""
+        expected = self._expected or seen
+        words = f"{100 * seen / max(expected, 1):.0f} % of {expected:,} seen"
+        if seen >= expected:
+            return f"{words}; they are shown again"
+        rate = self._speed.seen
+        return f"{words}, the others in about {(expected - seen) / rate:.0f} s" if rate else words
+
     def _panel(self) -> Table:
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", justify="right")
         table.add_column()
         report, state = self._report, self._state
-        elapsed_s = max(self._clock_s() - self._start_s, 1e-9)
         table.add_row("session", Text(self._activity, style="bold green"))
         if report is not None and state is not None:
             books = state.ledger
@@ -223,8 +280,11 @@ class LiveProgress(Observer):
                 + (f", {refused:,} quarantined" if refused else "")
                 + (f", {books.duplicate:,} duplicate" if books.duplicate else ""),
             )
-            rate = report.particles_presented / elapsed_s
-            table.add_row("rate", f"{rate:,.0f} particles/s, {self._lag.records} records waiting")
+            if self._expected is not None:
+                table.add_row("progress", self._progress(report.particles_seen))
+            rate = self._speed.presented
+            known = "-" if rate is None else f"{rate:,.0f}"
+            table.add_row("rate", f"{known} particles/s, {self._lag.records} records waiting")
             table.add_row("step", f"{report.step} ({report.phase} phase)")
             for index, value in enumerate(report.resolution_angstrom):
                 known = "not measurable yet" if value is None else f"{value:.1f} Å"

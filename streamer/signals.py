@@ -55,6 +55,9 @@ def _noted(number: int, frame: FrameType | None) -> None:
     """Do nothing: the watcher has it already."""
 
 
+# What is told goes past Python's buffers, whose locks the main thread may hold.
+
+
 def _watch(reader: socket.socket, stop: StopRequest, budget_s: float) -> None:
     deadline_s: float | None = None
     while True:
@@ -73,10 +76,10 @@ def _watch(reader: socket.socket, stop: StopRequest, budget_s: float) -> None:
             if deadline_s is not None:
                 _force(f"second signal ({signal.Signals(number).name})")
             stop.requested = True
+            os.write(2, b"stopping after the step under way; a second signal ends it at once\n")
             deadline_s = time.monotonic() + budget_s
 
 
 def _force(why: str) -> None:
-    # Written past Python's buffers, whose locks the main thread may hold.
     os.write(2, f"stopped at once: {why}; the last checkpoint is whole\n".encode())
     os._exit(FORCED_EXIT)

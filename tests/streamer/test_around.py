@@ -126,6 +126,35 @@ def test_lines_of_steps_are_as_far_apart_as_asked_unless_something_happens() -> 
     assert "occupancy=0.75/0.25" in lines[0]
 
 
+def test_speed_is_that_of_late_and_the_end_is_in_sight() -> None:
+    """A slow start and a pause are forgotten; a session that goes on has no speed at first."""
+    log, screen, now_s = io.StringIO(), io.StringIO(), 0.0
+    plain = PlainProgress(Console(file=log, width=200), expected=4000, clock_s=lambda: now_s)
+    live = LiveProgress(
+        Console(file=screen, force_terminal=True, width=100), expected=4000, clock_s=lambda: now_s
+    )
+    state = SessionState()
+    for observer in (plain, live):
+        observer.started(state, ())
+    for at_s, seen in ((100.0, 1000), (110.0, 1100), (120.0, 2000)):
+        now_s = at_s
+        report = replace(STEP, particles_seen=seen, particles_presented=2 * seen)
+        for observer in (plain, live):
+            observer.stepped(report, state)
+    live.close()
+    lines = log.getvalue().splitlines()
+    assert "particles=1000 of=4000 presented=2000 per_second=20" in lines[0]
+    assert "per_second=100 " in lines[2]  # 2000 presented since 100 s
+    assert "50 % of 4,000 seen, the others in about 40 s" in screen.getvalue()
+
+    resumed = PlainProgress(Console(file=log, width=200), clock_s=lambda: now_s)
+    resumed.started(SessionState(step=7), ())
+    resumed.stepped(STEP, state)
+    last = log.getvalue().splitlines()[-1]
+    assert "per_second=- " in last
+    assert " of=" not in last
+
+
 def test_a_log_file_gets_plain_lines_and_a_terminal_a_panel(tmp_path: Path) -> None:
     assert isinstance(progress_for(Console(file=io.StringIO())), PlainProgress)
     screen = io.StringIO()

@@ -32,6 +32,7 @@ def test_one_signal_ends_cleanly(name: str) -> None:
     done = run(f"[signal.{name}]", "while not stop.requested: time.sleep(0.01)")
     assert done.returncode == 0, done.stderr
     assert "clean end" in done.stdout
+    assert done.stderr.count("stopping after the step under way") == 1
 
 
 def test_two_signals_force_the_process_out() -> None:
