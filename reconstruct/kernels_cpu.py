@@ -8,11 +8,16 @@ travel as two float32 planes, which LLVM vectorises. ``kernels_numpy`` has a pla
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numba
 import numpy as np
-from numba import uintp
+from llvmlite import ir
+from numba import types, uintp
+from numba.extending import intrinsic
+
+from reconstruct.kernels_images import ctf_rows, normalise_images
 
 __all__ = [
     "ctf_rows",
@@ -34,39 +39,81 @@ _OPTIONS: dict[str, Any] = {
 }
 
 
+def _emit_between(
+    typing: Any, cube: Any, cell: Any, row: Any, sheet: Any, fx: Any, fy: Any, fz: Any
+) -> Any:
+    """Trilinear complex value, as two floats, in a cell of a flat cube.
+
+    ``cell`` is the number of the cell's first sample; ``row`` and ``sheet`` are steps along y and
+    z. The four floats of an x pair lie side by side, so each of the cell's four rows is one 128-bit
+    load; LLVM does not find that by itself.
+    """
+    del typing
+    floats, flags = ir.VectorType(ir.FloatType(), 4), ("contract", "nsz")
+
+    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        flat, start, to_y, to_z, *fractions = arguments
+        data = context.make_array(signature.args[0])(context, builder, flat).data
+
+        def lanes(vector: Any, numbers: Sequence[int]) -> Any:
+            mask = ir.Constant(ir.VectorType(ir.IntType(32), 4), list(numbers))
+            return builder.shuffle_vector(vector, ir.Constant(floats, ir.Undefined), mask)
+
+        def everywhere(value: Any) -> Any:
+            empty, first = ir.Constant(floats, ir.Undefined), ir.Constant(ir.IntType(32), 0)
+            return lanes(builder.insert_element(empty, value, first), (0, 0, 0, 0))
+
+        def pair(*steps: Any) -> Any:
+            sample = start
+            for step in steps:
+                sample = builder.add(sample, step)
+            offset = builder.shl(sample, ir.Constant(sample.type, 1))
+            at = builder.bitcast(builder.gep(data, [offset]), ir.PointerType(floats))
+            return builder.load(at, align=4)
+
+        def mix(first: Any, second: Any, share: Any) -> Any:
+            apart = builder.fsub(second, first, flags=flags)
+            return builder.fadd(first, builder.fmul(share, apart, flags=flags), flags=flags)
+
+        x, y, z = (everywhere(fraction) for fraction in fractions)
+        near, far = mix(pair(), pair(to_y), y), mix(pair(to_z), pair(to_z, to_y), y)
+        both = mix(near, far, z)
+        value = mix(both, lanes(both, (2, 3, 2, 3)), x)
+        parts = [builder.extract_element(value, ir.Constant(ir.IntType(32), i)) for i in (0, 1)]
+        return context.make_tuple(builder, signature.return_type, parts)
+
+    real = types.float32
+    returned = types.Tuple((real, real))  # type: ignore[no-untyped-call]
+    return returned(cube, cell, row, sheet, real, real, real), emit
+
+
+_between: Any = intrinsic(_emit_between)
+
+
 @numba.njit(inline="always", **_OPTIONS)
-def _slice(cube, edge, a, kx, ky, n, scale, out_re, out_im):  # type: ignore[no-untyped-def]
+def _slice(cube, edge, a, kx, ky, n, scale, place, fraction, out_re, out_im):  # type: ignore[no-untyped-def]
     """Trilinear central slice at A.T @ (kx, ky, 0) * scale of a flat cube (edge^3 * 2).
 
-    The four floats of an x pair lie side by side, so each of the four rows is one 128-bit load;
-    unsigned indices spare the check for negative ones.
+    Where the samples lie is found for several at a time first: ``place`` (n,) int32 and
+    ``fraction`` (3, n) float32 are room for that.
     """
     centre = np.float32((edge - 1) // 2)
-    one = np.float32(1)
-    row, sheet = uintp(2 * edge), uintp(2 * edge * edge)
+    row, sheet = np.int32(edge), np.int32(edge * edge)
     xx, xy = a[0] * scale, a[3] * scale
     yx, yy = a[1] * scale, a[4] * scale
     zx, zy = a[2] * scale, a[5] * scale
+    fx, fy, fz = fraction[0], fraction[1], fraction[2]
     for j in range(n):
         x = kx[j] * xx + ky[j] * xy + centre
         y = kx[j] * yx + ky[j] * yy + centre
         z = kx[j] * zx + ky[j] * zy + centre
         ix, iy, iz = np.int32(x), np.int32(y), np.int32(z)  # positive: truncation is floor
-        fx, fy, fz = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
-        p00 = uintp(iz) * sheet + uintp(iy) * row + uintp(ix) * uintp(2)
-        p01 = p00 + row
-        p10 = p00 + sheet
-        p11 = p10 + row
-        w00, w01, w10, w11 = (one - fz) * (one - fy), (one - fz) * fy, fz * (one - fy), fz * fy
-        s0 = w00 * cube[p00] + w01 * cube[p01] + w10 * cube[p10] + w11 * cube[p11]
-        i = uintp(1)
-        s1 = w00 * cube[p00 + i] + w01 * cube[p01 + i] + w10 * cube[p10 + i] + w11 * cube[p11 + i]
-        i = uintp(2)
-        s2 = w00 * cube[p00 + i] + w01 * cube[p01 + i] + w10 * cube[p10 + i] + w11 * cube[p11 + i]
-        i = uintp(3)
-        s3 = w00 * cube[p00 + i] + w01 * cube[p01 + i] + w10 * cube[p10 + i] + w11 * cube[p11 + i]
-        out_re[j] = s0 + fx * (s2 - s0)
-        out_im[j] = s1 + fx * (s3 - s1)
+        fx[j], fy[j], fz[j] = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
+        place[j] = np.int32(iz * sheet + iy * row + ix)
+    for j in range(n):
+        out_re[j], out_im[j] = _between(
+            cube, uintp(place[j]), uintp(row), uintp(sheet), fx[j], fy[j], fz[j]
+        )
 
 
 @numba.njit(**_OPTIONS)
@@ -78,8 +125,9 @@ def extract_slices(cube, rotations, kx, ky, scale, out):  # type: ignore[no-unty
     n = out.shape[2]
     edge = cube.shape[0]
     flat = cube.reshape(-1)
+    place, fraction = np.empty(n, np.int32), np.empty((3, n), np.float32)
     for m in range(rotations.shape[0]):
-        _slice(flat, edge, rotations[m], kx, ky, n, scale, out[m, 0], out[m, 1])
+        _slice(flat, edge, rotations[m], kx, ky, n, scale, place, fraction, out[m, 0], out[m, 1])
 
 
 @numba.njit(**_OPTIONS)
@@ -244,6 +292,7 @@ def refine_poses(  # type: ignore[no-untyped-def]
     done = np.empty(capacity, np.bool_)
     p_re = np.empty(n, np.float32)
     p_im = np.empty(n, np.float32)
+    place, fraction = np.empty(n, np.int32), np.empty((3, n), np.float32)
     child = np.empty(9, np.float32)
     scores = np.empty(capacity * 32, np.float32)
     child_rotation = np.empty((capacity * 8, 9), np.float32)
@@ -302,7 +351,9 @@ def refine_poses(  # type: ignore[no-untyped-def]
                             + offsets[o, 3 * row + 2] * cell_rotation[i, c, 6 + col]
                         )
                 child_rotation[turns] = child
-                _slice(cubes[k].reshape(-1), edge, child, kx, ky, n, scale, p_re, p_im)
+                _slice(
+                    cubes[k].reshape(-1), edge, child, kx, ky, n, scale, place, fraction, p_re, p_im
+                )
                 power = np.float32(0)
                 for j in range(n):
                     power += c2[i, j] * (p_re[j] * p_re[j] + p_im[j] * p_im[j])
@@ -443,50 +494,3 @@ def sample_cube(cube, points, out):  # type: ignore[no-untyped-def]
                 weight = (fz if dz else 1 - fz) * (fy if dy else 1 - fy)
                 total += weight * ((1 - fx) * row[ix] + fx * row[ix + 1])
         out[j] = total
-
-
-@numba.njit(**_OPTIONS)
-def ctf_rows(kx, ky, step, parameters, wavelength, cs_angstrom, amplitude, out):  # type: ignore[no-untyped-def]
-    """CTF of each particle; the twin of ``ctf.ctf_values``.
-
-    ``kx``, ``ky`` (n,) in shells of ``step`` 1/Angstrom; ``parameters`` (b, 4) defocus u and v in
-    Angstrom, angle and phase shift in radians; ``wavelength``, ``cs_angstrom`` and ``amplitude``
-    (b,); ``out`` (b, n) float32.
-    """
-    for i in range(out.shape[0]):
-        u, v, angle, phase = parameters[i]
-        mean, half = 0.5 * (u + v), 0.5 * (u - v)
-        c2, s2 = math.cos(2 * angle), math.sin(2 * angle)
-        linear = math.pi * wavelength[i] * step * step
-        quartic = 0.5 * math.pi * cs_angstrom[i] * wavelength[i] ** 3 * step**4
-        offset = phase + math.atan(amplitude[i] / math.sqrt(1 - amplitude[i] ** 2))
-        for j in range(out.shape[1]):
-            x, y = float(kx[j]), float(ky[j])
-            k2 = x * x + y * y
-            dz = mean * k2 + half * (c2 * (x * x - y * y) + s2 * 2 * x * y)
-            out[i, j] = -math.sin(quartic * k2 * k2 - linear * dz - offset)
-
-
-@numba.njit(**_OPTIONS)
-def normalise_images(images, outside, out):  # type: ignore[no-untyped-def]
-    """Background mean 0 and deviation 1: ``images`` (b, n, n), ``outside`` (n * n,) bool.
-
-    A constant background keeps its scale. ``out`` (b, n, n) float32.
-    """
-    pixels = images.shape[1] * images.shape[2]
-    for i in range(images.shape[0]):
-        source, target = images[i].reshape(pixels), out[i].reshape(pixels)
-        total, count = 0.0, 0
-        for p in range(pixels):
-            if outside[p]:
-                total += source[p]
-                count += 1
-        mean = total / count
-        square = 0.0
-        for p in range(pixels):
-            if outside[p]:
-                square += (source[p] - mean) ** 2
-        deviation = math.sqrt(square / count)
-        gain = 1.0 / deviation if deviation > 0 else 1.0
-        for p in range(pixels):
-            target[p] = (source[p] - mean) * gain
