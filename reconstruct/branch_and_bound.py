@@ -305,7 +305,7 @@ def search_branch_and_bound(
     far = plane.count(plan.level_radii[-1])
     per_row, _ = bound_bytes(plan, classes=len(cubes), near=coarse.n, far=far, bound=bound)
     backend.run_chunks(work, b, bytes_per_row=per_row, workers=workers)
-    return with_prior(poses, plan, len(base))
+    return with_prior(poses, plan, 2 * len(base))
 
 
 def _search_chunk(part: WeightedBatch, job: _Job, out: Poses) -> None:

@@ -26,6 +26,7 @@ from reconstruct.search import (
     WeightedBatch,
     base_grid,
     coarse_cells,
+    coarse_products,
     empty_poses,
     pose_rows,
     prepare_coarse,
@@ -102,9 +103,9 @@ def search_classes(
     if resting.any():
         asleep = np.flatnonzero(resting)
         prior = np.logaddexp.reduce(log_class_weights[asleep])
-        log_cells = plan.log_cells + np.log(len(base) / plan.coarse_count)
+        log_cells = plan.log_cells + np.log(2 * len(base) / plan.coarse_count)
         _add_noise(poses, int(asleep[0]), np.float32(prior + log_cells))
-    return with_prior(poses, plan, len(base))
+    return with_prior(poses, plan, 2 * len(base))
 
 
 def _prepare(
@@ -134,7 +135,7 @@ def _cells(part: WeightedBatch, field: _Field, plan: SearchPlan) -> Poses:
     whole = replace(plan, share=1.0)  # what a class keeps is cut with the others' below
     pool = empty_poses(b, keep * len(field.classes))
     pool.score[:] = -np.inf
-    scored = np.full(b, field.scouts.slices.shape[1] * len(field.scouts.shifts), np.int32)
+    scored = np.full(b, len(field.scouts.log_prior) * len(field.scouts.shifts), np.int32)
     for j, (k, coarse) in enumerate(zip(field.classes, field.coarse, strict=True)):
         rows = np.flatnonzero(alive[:, j])
         if not len(rows):
@@ -172,14 +173,11 @@ def _cells(part: WeightedBatch, field: _Field, plan: SearchPlan) -> Poses:
 
 def _scout(part: WeightedBatch, scouts: CoarseCells, classes: int, margin: float) -> Bools:
     """Which classes (b, A) have a scout within ``margin`` of the particle's best one."""
-    b, n, t = len(part), scouts.n, len(scouts.shifts)
-    shifted = np.empty((b, t, 2 * n), np.float32)
-    re, im = part.a_re[:, None, :n], part.a_im[:, None, :n]
-    shifted[:, :, :n] = re * scouts.phase_re - im * scouts.phase_im
-    shifted[:, :, n:] = re * scouts.phase_im + im * scouts.phase_re
-    scores = (shifted.reshape(b * t, 2 * n) @ scouts.slices).reshape(b, t, -1).max(axis=1)
-    scores += scouts.log_prior - part.c2[:, :n] @ scouts.half_power
-    best = scores.reshape(b, classes, -1).max(axis=2)
+    even, odd, half_power = coarse_products(part, scouts)
+    np.abs(odd, out=odd)  # the better one of each pair of rotations
+    scores = np.add(even, odd, out=even).max(axis=1) - half_power
+    log_prior = scouts.log_prior.reshape(classes, -1)[:, :1]
+    best = (scores.reshape(len(part), classes, -1) + log_prior).max(axis=2)
     alive: Bools = best >= best.max(axis=1, keepdims=True) - np.float32(margin)
     return alive
 

@@ -8,16 +8,14 @@ travel as two float32 planes, which LLVM vectorises. ``kernels_numpy`` has a pla
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba import types, uintp
-from numba.extending import intrinsic
+from numba import uintp
 
 from reconstruct.kernels_images import ctf_rows, normalise_images
+from reconstruct.vector_loads import between
 
 __all__ = [
     "ctf_rows",
@@ -25,69 +23,18 @@ __all__ = [
     "insert_particles",
     "normalise_images",
     "refine_poses",
-    "sample_cube",
     "select_cells",
 ]
 
 # Reassociation lets sums vectorise; infinities and NaNs keep their meaning.
 _FASTMATH = {"reassoc", "contract", "nsz", "arcp"}
+BLOCK = 64  # pairs of rotations that are looked at together
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
     "cache": True,
     "fastmath": _FASTMATH,
     "error_model": "numpy",
 }
-
-
-def _emit_between(
-    typing: Any, cube: Any, cell: Any, row: Any, sheet: Any, fx: Any, fy: Any, fz: Any
-) -> Any:
-    """Trilinear complex value, as two floats, in a cell of a flat cube.
-
-    ``cell`` is the number of the cell's first sample; ``row`` and ``sheet`` are steps along y and
-    z. The four floats of an x pair lie side by side, so each of the cell's four rows is one 128-bit
-    load; LLVM does not find that by itself.
-    """
-    del typing
-    floats, flags = ir.VectorType(ir.FloatType(), 4), ("contract", "nsz")
-
-    def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        flat, start, to_y, to_z, *fractions = arguments
-        data = context.make_array(signature.args[0])(context, builder, flat).data
-
-        def lanes(vector: Any, numbers: Sequence[int]) -> Any:
-            mask = ir.Constant(ir.VectorType(ir.IntType(32), 4), list(numbers))
-            return builder.shuffle_vector(vector, ir.Constant(floats, ir.Undefined), mask)
-
-        def everywhere(value: Any) -> Any:
-            empty, first = ir.Constant(floats, ir.Undefined), ir.Constant(ir.IntType(32), 0)
-            return lanes(builder.insert_element(empty, value, first), (0, 0, 0, 0))
-
-        def pair(*steps: Any) -> Any:
-            sample = start
-            for step in steps:
-                sample = builder.add(sample, step)
-            offset = builder.shl(sample, ir.Constant(sample.type, 1))
-            at = builder.bitcast(builder.gep(data, [offset]), ir.PointerType(floats))
-            return builder.load(at, align=4)
-
-        def mix(first: Any, second: Any, share: Any) -> Any:
-            apart = builder.fsub(second, first, flags=flags)
-            return builder.fadd(first, builder.fmul(share, apart, flags=flags), flags=flags)
-
-        x, y, z = (everywhere(fraction) for fraction in fractions)
-        near, far = mix(pair(), pair(to_y), y), mix(pair(to_z), pair(to_z, to_y), y)
-        both = mix(near, far, z)
-        value = mix(both, lanes(both, (2, 3, 2, 3)), x)
-        parts = [builder.extract_element(value, ir.Constant(ir.IntType(32), i)) for i in (0, 1)]
-        return context.make_tuple(builder, signature.return_type, parts)
-
-    real = types.float32
-    returned = types.Tuple((real, real))  # type: ignore[no-untyped-call]
-    return returned(cube, cell, row, sheet, real, real, real), emit
-
-
-_between: Any = intrinsic(_emit_between)
 
 
 @numba.njit(inline="always", **_OPTIONS)
@@ -111,7 +58,7 @@ def _slice(cube, edge, a, kx, ky, n, scale, place, fraction, out_re, out_im):  #
         fx[j], fy[j], fz[j] = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
         place[j] = np.int32(iz * sheet + iy * row + ix)
     for j in range(n):
-        out_re[j], out_im[j] = _between(
+        out_re[j], out_im[j] = between(
             cube, uintp(place[j]), uintp(row), uintp(sheet), fx[j], fy[j], fz[j]
         )
 
@@ -145,72 +92,115 @@ def _cut(values, order, count, keep, sharpness, share):  # type: ignore[no-untyp
     return min(keep, count)
 
 
+@numba.njit(inline="always", **_OPTIONS)
+def _push(v, i, size, keep, best_value, best_index):  # type: ignore[no-untyped-def]
+    """Put ``v``, numbered ``i``, on a min-heap of ``keep`` values, of which there are ``size``.
+
+    A full heap loses its least, so ``v`` must be above that. Returns how many there are now.
+    """
+    if size < keep:
+        j = size
+        size += 1
+        while j > 0:
+            up = (j - 1) >> 1
+            if best_value[up] <= v:
+                break
+            best_value[j] = best_value[up]
+            best_index[j] = best_index[up]
+            j = up
+    else:
+        j = 0
+        while True:
+            child = 2 * j + 1
+            if child >= size:
+                break
+            if child + 1 < size and best_value[child + 1] < best_value[child]:
+                child += 1
+            if best_value[child] >= v:
+                break
+            best_value[j] = best_value[child]
+            best_index[j] = best_index[child]
+            j = child
+    best_value[j] = v
+    best_index[j] = i
+    return size
+
+
 @numba.njit(**_OPTIONS)
 def _top(values, count, keep, best_value, best_index):  # type: ignore[no-untyped-def]
-    """Keep the ``keep`` largest of ``values[:count]`` in a min-heap; returns how many."""
+    """Keep the ``keep`` largest of ``values[:count]``; returns how many."""
     size = 0
     floor = np.float32(-np.inf)
     for i in range(count):
-        v = values[i]
-        if size < keep:
-            j = size
-            size += 1
-            while j > 0:
-                up = (j - 1) >> 1
-                if best_value[up] <= v:
-                    break
-                best_value[j] = best_value[up]
-                best_index[j] = best_index[up]
-                j = up
-            best_value[j] = v
-            best_index[j] = i
-            floor = best_value[0]
-        elif v > floor:
-            j = 0
-            while True:
-                child = 2 * j + 1
-                if child >= size:
-                    break
-                if child + 1 < size and best_value[child + 1] < best_value[child]:
-                    child += 1
-                if best_value[child] >= v:
-                    break
-                best_value[j] = best_value[child]
-                best_index[j] = best_index[child]
-                j = child
-            best_value[j] = v
-            best_index[j] = i
+        if size < keep or values[i] > floor:
+            size = _push(values[i], i, size, keep, best_value, best_index)
             floor = best_value[0]
     return size
 
 
 @numba.njit(**_OPTIONS)
+def _top_pairs(even, odd, less, pairs, keep, best_value, best_index):  # type: ignore[no-untyped-def]
+    """Keep the ``keep`` largest of ``even - less + odd`` and ``even - less - odd``.
+
+    Nearly all are too small: blocks of such are passed over, several values at a time. Arguments
+    are as in ``select_cells``, of one particle. Returns how many are kept.
+    """
+    moves, columns = even.shape
+    size = 0
+    floor = np.float32(-np.inf)
+    for m in range(moves):
+        for first in range(0, columns, pairs):
+            span = slice(first, first + pairs)
+            half, other, taken = even[m, span], odd[m, span], less[span]
+            cell = 2 * (m * columns + first)
+            for start in range(0, pairs, BLOCK):
+                stop = min(start + BLOCK, pairs)
+                if size == keep and stop - start == BLOCK:
+                    above = np.float32(0)
+                    for j in range(BLOCK):
+                        i = uintp(start + j)
+                        best = half[i] - taken[i] + abs(other[i])
+                        above += np.float32(1) if best > floor else np.float32(0)
+                    if above == 0:
+                        continue
+                for j in range(start, stop):
+                    middle, apart = half[uintp(j)] - taken[uintp(j)], other[uintp(j)]
+                    if size < keep or middle + apart > floor:
+                        v = middle + apart
+                        size = _push(v, cell + j, size, keep, best_value, best_index)
+                        floor = best_value[0]
+                    if size < keep or middle - apart > floor:
+                        v = middle - apart
+                        size = _push(v, cell + pairs + j, size, keep, best_value, best_index)
+                        floor = best_value[0]
+    return size
+
+
+@numba.njit(**_OPTIONS)
 def select_cells(  # type: ignore[no-untyped-def]
-    scores, half_power, log_prior, keep, sharpness, share, index, value, count
+    even, odd, less, pairs, keep, sharpness, share, index, value, count
 ):
     """Keep the best coarse cells of each particle.
 
     Parameters
     ----------
-    scores
-        (b, t, r) float32, Re<A, P>; overwritten with the log-likelihood.
-    half_power
-        (b, r) float32, 1/2 <C^2, |P|^2>.
-    log_prior
-        (r,) float32 added to every cell of a rotation (class weights).
+    even, odd
+        (b, t, K * pairs) float32, what the real and the imaginary parts add to Re<A, P>: a
+        rotation has their sum, its pair, turned by 180 degrees in the image, their difference.
+    less
+        (b, K * pairs) float32, 1/2 <C^2, |P|^2> less the log weight of the class.
+    pairs
+        Pairs of rotations of a class.
     keep, sharpness, share
         Cap, inverse temperature and share of the tempered posterior that is kept.
     index, value, count
-        Output: (b, keep) flat cell ``t * r_total + r``, its log-likelihood, and (b,) how many.
+        Output: (b, keep) cells, numbered by shift, class, half of the pair and pair, their
+        log-likelihood, and (b,) how many.
     """
-    b, t, r = scores.shape
     best_value = np.empty(keep, np.float32)
     best_index = np.empty(keep, np.int32)
-    for i in range(b):
-        for j in range(t):
-            for k in range(r):
-                scores[i, j, k] += log_prior[k] - half_power[i, k]
-        size = _top(scores[i].reshape(t * r), t * r, keep, best_value, best_index)
+    for i in range(len(even)):
+        size = _top_pairs(even[i], odd[i], less[i], pairs, keep, best_value, best_index)
         order = np.argsort(-best_value[:size])
         kept = _cut(best_value, order, size, keep, sharpness, share)
         for j in range(kept):
@@ -477,20 +467,3 @@ def insert_particles(  # type: ignore[no-untyped-def]
                     target[p + uintp(3)] += w1 * v_re
                     target[p + uintp(4)] += w1 * v_im
                     target[p + uintp(5)] += w1 * v_d
-
-
-@numba.njit(**_OPTIONS)
-def sample_cube(cube, points, out):  # type: ignore[no-untyped-def]
-    """Trilinear values (m,) of a full centred cube (g, g, g) at ``points`` (m, 3), grid steps."""
-    centre = (cube.shape[0] - 1) // 2
-    for j in range(points.shape[0]):
-        x, y, z = points[j, 0] + centre, points[j, 1] + centre, points[j, 2] + centre
-        ix, iy, iz = math.floor(x), math.floor(y), math.floor(z)
-        fx, fy, fz = x - ix, y - iy, z - iz
-        total = 0j
-        for dz in range(2):
-            for dy in range(2):
-                row = cube[iz + dz, iy + dy]
-                weight = (fz if dz else 1 - fz) * (fy if dy else 1 - fy)
-                total += weight * ((1 - fx) * row[ix] + fx * row[ix + 1])
-        out[j] = total

@@ -150,7 +150,8 @@ class CudaKernels:
         Parameters
         ----------
         base, turn
-            (r, 9) and (9,): the rotations are ``turn @ base``.
+            (r / 2, 9) and (9,): the rotations are ``turn @ base``, then these turned by 180 degrees
+            in the image.
         rotations, slices, fragments
             Output (r, 9), (m, r, n, 2) and ``fragment_shape(m, r)`` uint32.
         """

@@ -1,16 +1,17 @@
-"""Compiled CPU loops over the voxels of centred half cubes: the Wiener quotient, FSC.
+"""Compiled CPU loops over the voxels of maps in Fourier form: the Wiener quotient, FSC, values.
 
 Every kernel releases the GIL and adds in a fixed order; ``kernels_numpy`` has a plain twin of each.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numba
 import numpy as np
 
-__all__ = ["compare_shells", "wiener_quotient"]
+__all__ = ["compare_shells", "sample_cube", "wiener_quotient"]
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -61,3 +62,20 @@ def compare_shells(first, second, shells, sums):  # type: ignore[no-untyped-def]
                 sums[0, s] += times * (a.real * b.real + a.imag * b.imag)
                 sums[1, s] += times * (a.real * a.real + a.imag * a.imag)
                 sums[2, s] += times * (b.real * b.real + b.imag * b.imag)
+
+
+@numba.njit(**_OPTIONS)
+def sample_cube(cube, points, out):  # type: ignore[no-untyped-def]
+    """Trilinear values (m,) of a full centred cube (g, g, g) at ``points`` (m, 3), grid steps."""
+    centre = (cube.shape[0] - 1) // 2
+    for j in range(points.shape[0]):
+        x, y, z = points[j, 0] + centre, points[j, 1] + centre, points[j, 2] + centre
+        ix, iy, iz = math.floor(x), math.floor(y), math.floor(z)
+        fx, fy, fz = x - ix, y - iy, z - iz
+        total = 0j
+        for dz in range(2):
+            for dy in range(2):
+                row = cube[iz + dz, iy + dy]
+                weight = (fz if dz else 1 - fz) * (fy if dy else 1 - fy)
+                total += weight * ((1 - fx) * row[ix] + fx * row[ix + 1])
+        out[j] = total

@@ -129,9 +129,10 @@ def _kept(scores: Float, keep: int, sharpness: float, share: float) -> Int:
 
 
 def select_cells(
-    scores: Float,
-    half_power: Float,
-    log_prior: Float,
+    even: Float,
+    odd: Float,
+    less: Float,
+    pairs: int,
     keep: int,
     sharpness: float,
     share: float,
@@ -139,8 +140,11 @@ def select_cells(
     value: Float,
     count: Int,
 ) -> None:
-    """Keep the best cells of scores (b, t, r) - half_power (b, r) + log_prior (r,)."""
-    total = (scores + (log_prior - half_power)[:, None, :]).reshape(len(scores), -1)
+    """See ``kernels_cpu``: the best cells of even + odd - less and even - odd - less."""
+    b, t, _ = even.shape
+    split = (b, t, -1, 1, pairs)
+    middle, apart = (even - less[:, None]).reshape(split), odd.reshape(split)
+    total = np.concatenate([middle + apart, middle - apart], axis=3).reshape(b, -1)
     for i, row in enumerate(total):
         kept = _kept(row, keep, sharpness, share)
         count[i] = len(kept)

@@ -93,7 +93,7 @@ def find_poses(
         if start is not None:
             return found, ()  # counting would wait for the device
         # almost all cells are coarse ones; counting the others would wait for the device
-        cells = plan.shift_cells**2 * len(base_grid(plan.coarse_count, group)) * classes * b
+        cells = 2 * plan.shift_cells**2 * len(base_grid(plan.coarse_count, group)) * classes * b
         return found, (SearchCount(kind, b, cells),)
     settings: dict[str, Any] = {
         "scale": scale, "log_class_weights": log_class_weights, "turn": turn, "group": group,

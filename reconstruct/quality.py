@@ -13,7 +13,7 @@ import numpy.typing as npt
 import scipy.optimize
 
 from reconstruct.fourier import centred_rfftn, fourier_cube, full_from_half, shell_index
-from reconstruct.kernels_cpu import sample_cube
+from reconstruct.kernels_maps import sample_cube
 from reconstruct.rotations import matrix_from_vector, rotation_grid
 
 __all__ = [

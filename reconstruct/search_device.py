@@ -82,7 +82,7 @@ def search_on_device(
         )
 
     backend.run_chunks(work, b, bytes_per_row=bytes_per_row, workers=None)
-    return with_prior(poses, plan, len(base))
+    return with_prior(poses, plan, 2 * len(base))
 
 
 class _Coarse:
@@ -100,7 +100,7 @@ class _Coarse:
         backend: Backend,
     ) -> None:
         xp = backend.xp
-        n, r = plane.count(plan.coarse_radius), len(base)
+        n, r = plane.count(plan.coarse_radius), 2 * len(base)
         self._plan, self._log_prior, self._backend = plan, log_prior, backend
         self._rotations = xp.empty((r, 9), np.float32)
         self._slices = xp.empty((len(cubes), r, n, 2), np.float32)

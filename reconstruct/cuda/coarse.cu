@@ -66,7 +66,7 @@ __device__ __forceinline__ void wait_for_fetches() {
 #endif
 }
 
-// Grid: (ceil(r / 8), sets). Turns the base grid, samples each set's cube at eight rotations.
+// Grid: (ceil(r / 8), sets). Turns the base grid (r / 2, 9), and that by 180 degrees in the image; samples each set's cube at eight rotations.
 // rotations (r, 9), slices (sets, r, n), fragments (sets, tiles, MOST_STEPS, 32) in the order in
 // which the lanes of a warp take the right factor. Shared memory: 8 n float2.
 extern "C" __global__ void coarse_slices(const float4* cubes, int edge, const float* base,
@@ -78,10 +78,12 @@ extern "C" __global__ void coarse_slices(const float4* cubes, int edge, const fl
     __shared__ float turned[TILE][9];
     int first = blockIdx.x * TILE, here = min(TILE, r - first), set = blockIdx.y;
     for (int e = threadIdx.x; e < 9 * here; e += blockDim.x) {
-        const float* b = base + 9 * (size_t)(first + e / 9);
+        int turns = r / 2, number = first + e / 9;
+        const float* b = base + 9 * (size_t)(number % turns);
         int row = e % 9 / 3, col = e % 3;
         float value = turn[3 * row] * b[col] + turn[3 * row + 1] * b[3 + col] +
                       turn[3 * row + 2] * b[6 + col];
+        if (number >= turns && row < 2) value = -value;
         turned[e / 9][e % 9] = value;
         if (set == 0) rotations[9 * (size_t)first + e] = value;
     }

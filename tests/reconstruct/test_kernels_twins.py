@@ -14,7 +14,7 @@ from reconstruct import kernels_cpu, kernels_maps, kernels_numpy
 from reconstruct.backend import describe_devices, make_backend
 from reconstruct.kernels_cuda import TILE, UNIT_SHIFTS, CudaKernels, fragment_shape
 from reconstruct.rotations import random_rotations
-from reconstruct.search import shift_grid
+from reconstruct.search import HALF_TURN, shift_grid
 from reconstruct.update import shell_table
 from tests.reconstruct.cuda_host import HostLauncher
 from tests.reconstruct.kernel_cases import SCALE, Implementation, PoseCase, pose_case
@@ -78,11 +78,11 @@ def test_values_anywhere_in_a_cube() -> None:
     cube = (rng.standard_normal((9, 9, 9)) + 1j * rng.standard_normal((9, 9, 9))).astype("c8")
     points = rng.uniform(-3.9, 3.9, (50, 3))
     got, expected = np.empty(50, np.complex128), np.empty(50, np.complex128)
-    kernels_cpu.sample_cube(cube, points, got)
+    kernels_maps.sample_cube(cube, points, got)
     kernels_numpy.sample_cube(cube, points, expected)
     np.testing.assert_allclose(got, expected, rtol=1e-6)
     corner = np.array([[2.0, -1.0, 3.0]])
-    kernels_cpu.sample_cube(cube, corner, got[:1])
+    kernels_maps.sample_cube(cube, corner, got[:1])
     assert got[0] == cube[7, 3, 6]
 
 
@@ -111,23 +111,27 @@ def test_shells_of_two_half_cubes() -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
-def coarse_scores(seed: int, shape: tuple[int, int, int]) -> tuple[npt.NDArray[np.float32], ...]:
+PAIRS = {(3, 9, 700): 350, (2, 4, 6): 3, (2, 1, 40): 40}  # of a class: two, two and one of them
+
+
+def coarse_products(
+    seed: int, shape: tuple[int, int, int]
+) -> tuple[npt.NDArray[np.float32] | int, ...]:
     rng = np.random.default_rng(seed)
-    b, _, r = shape
-    scores = (5 * rng.standard_normal(shape)).astype(np.float32)
-    return scores, rng.uniform(0, 3, (b, r)).astype(np.float32), np.zeros(r, np.float32) - 0.5
+    even, odd = (5 * rng.standard_normal((2, *shape))).astype(np.float32)
+    return even, odd, rng.uniform(0, 3, shape[::2]).astype(np.float32), PAIRS[shape]
 
 
 def select(kernels: Implementation, arrays: tuple[Any, ...], keep: int = 40) -> list[Any]:
     b = len(arrays[0])
     out = (np.zeros((b, keep), np.int32), np.zeros((b, keep), np.float32), np.zeros(b, np.int32))
-    return kernels.call("select_cells", *arrays, keep, 0.33, 0.99, *out, out=(6, 7, 8))
+    return kernels.call("select_cells", *arrays, keep, 0.33, 0.99, *out, out=(7, 8, 9))
 
 
 @compiled
-@pytest.mark.parametrize("shape", [(3, 9, 700), (2, 4, 5), (2, 1, 40)])
+@pytest.mark.parametrize("shape", PAIRS)
 def test_the_best_coarse_cells(kernels: Implementation, shape: tuple[int, int, int]) -> None:
-    arrays = coarse_scores(0, shape)
+    arrays = coarse_products(0, shape)
     got, expected = select(kernels, arrays), select(TWIN, arrays)
     np.testing.assert_array_equal(got[2], expected[2])
     np.testing.assert_array_equal(got[0], expected[0])
@@ -140,7 +144,7 @@ class CoarseCase:
 
     case: PoseCase
     cubes: npt.NDArray[np.float32]  # (4, g, g, g, 2)
-    base: npt.NDArray[np.float32]
+    base: npt.NDArray[np.float32]  # (half of the rotations, 9)
     turn: npt.NDArray[np.float32]
     shifts: npt.NDArray[np.float32]
     phases: npt.NDArray[np.float32]
@@ -152,7 +156,7 @@ class CoarseCase:
         return self.case.a_re, self.case.a_im, self.case.c2
 
 
-def coarse_case(cells: int = 5, rotations: int = 43, radius: int = 6, first: int = 2) -> CoarseCase:
+def coarse_case(cells: int = 5, rotations: int = 42, radius: int = 6, first: int = 2) -> CoarseCase:
     case = pose_case()
     n = case.plane.count(radius)
     shifts = shift_grid(cells, 0.7)
@@ -162,7 +166,7 @@ def coarse_case(cells: int = 5, rotations: int = 43, radius: int = 6, first: int
     return CoarseCase(
         case=case,
         cubes=np.concatenate([case.cubes, 0.5 * case.cubes[::-1]]),
-        base=random_rotations(rng, rotations).reshape(-1, 9).astype(np.float32),
+        base=random_rotations(rng, rotations // 2).reshape(-1, 9).astype(np.float32),
         turn=random_rotations(rng, 1).ravel().astype(np.float32),
         shifts=shifts.astype(np.float32),
         phases=phases.view(np.float32).reshape(len(shifts), n, 2),
@@ -172,7 +176,7 @@ def coarse_case(cells: int = 5, rotations: int = 43, radius: int = 6, first: int
 
 
 def coarse_slices(kernels: Implementation, case: CoarseCase) -> list[npt.NDArray[Any]]:
-    plane, maps, r = case.case.plane, len(case.cubes), len(case.base)
+    plane, maps, r = case.case.plane, len(case.cubes), 2 * len(case.base)
     out = (
         np.zeros((r, 9), np.float32),
         np.zeros((maps, r, case.n, 2), np.float32),
@@ -184,7 +188,8 @@ def coarse_slices(kernels: Implementation, case: CoarseCase) -> list[npt.NDArray
 
 
 def twin_slices(case: CoarseCase) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    turned = case.turn.reshape(3, 3).astype(float) @ case.base.reshape(-1, 3, 3)
+    first = case.turn.reshape(3, 3).astype(float) @ case.base.reshape(-1, 3, 3)
+    turned = np.concatenate([first, HALF_TURN @ first])
     rotations = turned.reshape(-1, 9).astype(np.float32)
     plane = case.case.plane
     slices = np.zeros((len(case.cubes), len(rotations), case.n, 2), np.float32)
@@ -199,7 +204,7 @@ def twin_slices(case: CoarseCase) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
 
 def coarse_maxima(kernels: Implementation, case: CoarseCase, right: Any) -> npt.NDArray[Any]:
     b, units = len(case.case.c2), -(-len(case.shifts) // UNIT_SHIFTS)
-    maxima = np.zeros((b, units, 2, -(-len(case.base) // TILE) * TILE), np.float32)
+    maxima = np.zeros((b, units, 2, -(-2 * len(case.base) // TILE) * TILE), np.float32)
     arguments = (*case.particles, case.phases, right, case.first, maxima)
     return kernels.call("coarse_maxima", *arguments, out=(6,))[0]
 
@@ -216,7 +221,7 @@ def test_turned_slices_for_the_coarse_pass(kernels: Implementation) -> None:
 @every_cuda
 @pytest.mark.parametrize(
     ("cells", "rotations", "radius", "first"),
-    [(5, 43, 6, 2), (4, 16, 5, 0), (1, 5, 3, 5), (4, 8, 6, 3)],
+    [(5, 42, 6, 2), (4, 16, 5, 0), (1, 6, 3, 5), (4, 8, 6, 3)],
 )
 def test_best_scores_over_the_shifts(
     kernels: Implementation, cells: int, rotations: int, radius: int, first: int
@@ -246,7 +251,7 @@ def choose(
 
 
 @every_cuda
-@pytest.mark.parametrize("rotations", [43, 9])
+@pytest.mark.parametrize("rotations", [42, 10])
 def test_the_best_cells_are_on_the_best_rotations(kernels: Implementation, rotations: int) -> None:
     case = coarse_case(rotations=rotations)
     maxima = coarse_maxima(TWIN, case, twin_slices(case)[1])

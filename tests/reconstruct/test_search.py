@@ -127,7 +127,8 @@ def _exhaustive(batch: WeightedBatch, cubes: np.ndarray, made: SearchPlan) -> np
     layout = plane()
     n = layout.count(made.level_radii[-1])
     step, shift_step = grid_step(made.coarse_count), made.shift_step_pixels
-    rotations = TURN @ rotation_grid(made.coarse_count)
+    rotations = TURN @ rotation_grid(made.coarse_count // 2)
+    rotations = np.concatenate([rotations, np.diag([-1, -1, 1]) @ rotations])
     axis = (np.arange(made.shift_cells) - (made.shift_cells - 1) / 2) * shift_step
     for _ in made.level_radii:
         rotations = (child_offsets(step)[:, None] @ rotations[None]).reshape(-1, 3, 3)
@@ -151,7 +152,7 @@ def test_the_evidence_is_that_of_looking_everywhere(
     workers: ThreadPoolExecutor, classes: int
 ) -> None:
     cubes = np.stack([cube_of(kind, snr=SNR, kinds=BOTH) for kind in BOTH[:classes]])
-    batch = weighted(simulated(120, snr=SNR, kinds=BOTH), plane()).span(slice(0, 12))
+    batch = weighted(simulated(120, snr=SNR, kinds=BOTH), plane()).span(slice(0, 40))
     every = SearchPlan(
         coarse_count=576, coarse_radius=6, shift_cells=2, shift_step_pixels=2.0, level_radii=(8,),
         keep=576 * 4 * classes, sharpness=(0.0,), share=1.0,
