@@ -15,7 +15,7 @@ import numpy as np
 from numba import uintp
 
 from reconstruct.kernels_images import ctf_rows, normalise_images
-from reconstruct.vector_loads import between
+from reconstruct.vector_loads import add_between, between
 
 __all__ = [
     "ctf_rows",
@@ -293,10 +293,10 @@ def refine_poses(  # type: ignore[no-untyped-def]
     best_index = np.empty(keep, np.int32)
     reach = int(kx[n - 1] * kx[n - 1] + ky[n - 1] * ky[n - 1])
     length = int(math.sqrt(reach)) + 2
-    ex_re = np.empty(length, np.float32)
-    ex_im = np.empty(length, np.float32)
-    ey_re = np.empty(length, np.float32)
-    ey_im = np.empty(length, np.float32)
+    ex_re = np.empty((2, length), np.float32)
+    ex_im = np.empty((2, length), np.float32)
+    ey_re = np.empty((2, length), np.float32)
+    ey_im = np.empty((2, length), np.float32)
     quarter = shift_step / 4.0
 
     for i in range(b):
@@ -313,14 +313,20 @@ def refine_poses(  # type: ignore[no-untyped-def]
                 slot = shifts
                 unique_shift[slot] = cell_shift_id[i, c]
                 shifts += 1
+                for side in range(2):
+                    away = quarter if side else -quarter
+                    sx, sy = cell_shift[i, c, 0] + away, cell_shift[i, c, 1] + away
+                    _phase_tables(sx, sy, box, ex_re[side], ex_im[side], ey_re[side], ey_im[side])
                 for m in range(4):
-                    sx = cell_shift[i, c, 0] + (quarter if m & 1 else -quarter)
-                    sy = cell_shift[i, c, 1] + (quarter if m & 2 else -quarter)
-                    child_shift[slot * 4 + m, 0] = sx
-                    child_shift[slot * 4 + m, 1] = sy
-                    _phase_tables(sx, sy, box, ex_re, ex_im, ey_re, ey_im)
+                    x, y = m & 1, m >> 1
+                    child_shift[slot * 4 + m, 0] = cell_shift[i, c, 0] + (
+                        quarter if x else -quarter
+                    )
+                    child_shift[slot * 4 + m, 1] = cell_shift[i, c, 1] + (
+                        quarter if y else -quarter
+                    )
                     _shift(
-                        a_re[i], a_im[i], ikx, iky, n, (ex_re, ex_im, ey_re, ey_im),
+                        a_re[i], a_im[i], ikx, iky, n, (ex_re[x], ex_im[x], ey_re[y], ey_im[y]),
                         shifted[slot * 4 + m, 0], shifted[slot * 4 + m, 1],
                     )  # fmt: skip
             shift_slot[c] = slot
@@ -408,9 +414,10 @@ def insert_particles(  # type: ignore[no-untyped-def]
     ey_re = np.empty(length, np.float32)
     ey_im = np.empty(length, np.float32)
     centre = np.float32((statistics.shape[1] - 1) // 2)
-    one = np.float32(1)
-    row = uintp(3 * statistics.shape[3])
-    sheet = row * uintp(statistics.shape[1])
+    row = np.int32(statistics.shape[3])
+    sheet = np.int32(statistics.shape[3] * statistics.shape[1])
+    place, fraction = np.empty(n, np.int32), np.empty((3, n), np.float32)
+    fx, fy, fz = fraction[0], fraction[1], fraction[2]
     for member in range(members.shape[0]):
         i = members[member]
         cells = cell_count[i]
@@ -443,27 +450,19 @@ def insert_particles(  # type: ignore[no-untyped-def]
             xx, xy = a[0] * scale, a[3] * scale
             yx, yy = a[1] * scale, a[4] * scale
             zx, zy = a[2] * scale, a[5] * scale
-            target = statistics[cell_class[i, c]].reshape(-1)
             for j in range(n):
                 x = kx[j] * xx + ky[j] * xy
                 y = kx[j] * yx + ky[j] * yy
                 z = kx[j] * zx + ky[j] * zy
-                v_re, v_im, v_d = im_re[j], im_im[j], mass * c2[i, j]
-                if x < 0:
-                    x, y, z, v_im = -x, -y, -z, -v_im
-                y += centre
-                z += centre
+                sign = np.float32(1) if x >= 0 else np.float32(-1)  # of the Friedel mate
+                x, y, z = sign * x, sign * y + centre, sign * z + centre
+                im_im[j] *= sign
                 ix, iy, iz = np.int32(x), np.int32(y), np.int32(z)
-                fx, fy, fz = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
-                corner = uintp(iz) * sheet + uintp(iy) * row + uintp(ix) * uintp(3)
-                for d in range(4):
-                    wz = fz if d & 2 else one - fz
-                    w = wz * (fy if d & 1 else one - fy)
-                    p = corner + (sheet if d & 2 else uintp(0)) + (row if d & 1 else uintp(0))
-                    w0, w1 = w * (one - fx), w * fx
-                    target[p] += w0 * v_re
-                    target[p + uintp(1)] += w0 * v_im
-                    target[p + uintp(2)] += w0 * v_d
-                    target[p + uintp(3)] += w1 * v_re
-                    target[p + uintp(4)] += w1 * v_im
-                    target[p + uintp(5)] += w1 * v_d
+                fx[j], fy[j], fz[j] = x - np.float32(ix), y - np.float32(iy), z - np.float32(iz)
+                place[j] = np.int32(iz * sheet + iy * row + ix)
+            target = statistics[cell_class[i, c]].reshape(-1)
+            for j in range(n):
+                add_between(
+                    target, uintp(place[j]), uintp(row), uintp(sheet),
+                    im_re[j], im_im[j], mass * c2[i, j], fx[j], fy[j], fz[j],
+                )  # fmt: skip
