@@ -10,6 +10,7 @@ what a session has anyway, and its growing radius, drop out. A bounded store sho
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -39,6 +40,7 @@ SESSIONS: tuple[dict[str, Any], ...] = (
 
 def _resident_bytes() -> int:
     gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed is not resident any more
     pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
