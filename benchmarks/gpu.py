@@ -106,7 +106,7 @@ def _coarse(backend: Backend, sizes: Sizes, *, ceiling: float, copied: float) ->
     def normal(*shape: int) -> Any:
         return backend.asarray(rng.standard_normal(shape, dtype=np.float32))
 
-    cubes, base = normal(2, 33, 33, 33, 4), normal(r, 9) / 3
+    cubes, base = normal(2, 33, 33, 33, 4), normal(r // 2, 9) / 3
     rotations, slices = xp.empty((r, 9), np.float32), xp.empty((2, r, n, 2), np.float32)
     fragments = xp.empty(fragment_shape(2, r), np.uint32)
     axes = backend.asarray(np.eye(3).ravel(), np.float32)

@@ -78,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, help="folder that the table is written to")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    if options.particles <= 0 or options.particles % (2 * ARRIVAL):
+        parser.error(f"--particles must be a multiple of {2 * ARRIVAL}")
     if options.child:
         found = _session(json.loads(options.child), options.particles, options.max_resolution)
         print(json.dumps(found))

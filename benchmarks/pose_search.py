@@ -41,13 +41,13 @@ from reconstruct.rotations import (
     grid_step,
     matrix_from_vector,
     random_rotations,
-    rotation_grid,
 )
 from reconstruct.schedule import Schedule, ShellGrowth
 from reconstruct.search import (
     Poses,
     SearchPlan,
     WeightedBatch,
+    base_grid,
     coarse_cells,
     empty_poses,
     local_start,
@@ -90,7 +90,7 @@ class Scene:
         """Log-likelihood of the reference's best leaf, (b,)."""
         plan = self.learner.plan(cold=False)
         radius, step = plan.level_radii[-1], grid_step(plan.coarse_count)
-        base = self.turn @ rotation_grid(plan.coarse_count // 2)
+        base = self.turn @ base_grid(plan.coarse_count, "C1")
         base = (child_offsets(step)[:, None] @ base[None]).reshape(-1, 3, 3)
         fine = replace(
             plan,

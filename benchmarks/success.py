@@ -350,15 +350,17 @@ def _run_children(
 
     def run(seed: int) -> list[dict[str, Any]]:
         core = cores.get()
-        file = _draw(chosen, seed, passing) if options.draws else common
+        file = common
         child = [sys.executable, "-m", "benchmarks.success", *_flags(options)]
-        child += ["--child", f"{file}|{folder}|{seed}|{core}"]
         try:
+            if options.draws:
+                file = _draw(chosen, seed, passing)
+            child += ["--child", f"{file}|{folder}|{seed}|{core}"]
             answer = subprocess.run(child, check=True, stdout=subprocess.PIPE, text=True)
         finally:
             cores.put(core)
             if options.draws:
-                file.unlink()
+                file.unlink(missing_ok=True)
         found: list[dict[str, Any]] = json.loads(answer.stdout)
         return found
 

@@ -102,11 +102,12 @@ def bound_bytes(
     ``near`` and ``far`` are the coefficients up to the coarse and to the working radius.
     """
     shifts, rotations = plan.shift_cells**2, plan.coarse_count * classes
-    particle = 4 * (shifts * rotations + 4 * rotations + shifts * 2 * near)
+    # all scores thrice, while those of pairs of rotations are put together
+    particle = 4 * (3 * shifts * rotations + 4 * rotations + shifts * 2 * near)
     # parents, children and the two halves of what a device joins
     particle += 3 * CELL_BYTES * (_most(plan, bound or Bound(), classes) + 32 * DEVICE_PARENTS)
     # coarse slices and their powers; at the full radius, those of one class at a time
-    shared = 4 * (3 * rotations * near + 4 * plan.coarse_count * far)
+    shared = 4 * (2 * rotations * near + 4 * plan.coarse_count * far)
     return particle, shared
 
 

@@ -43,7 +43,9 @@ def reference_cubes(
     grids
         Sampling of each class, with its own mask.
     sets
-        1: every map is of both half-sets; 2: of each, from shell ``join`` on.
+        1: every map is of both half-sets; 2: of each, beyond shell ``join``.
+    radius, join
+        Shells that maps have, and up to which half-sets share them.
     cut
         (K,) whether negative density is cut away.
     resting

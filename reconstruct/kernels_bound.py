@@ -1,6 +1,6 @@
 """Compiled CPU loops of the branch-and-bound search's coarse level.
 
-They read the scores of all coarse cells in place, as ``kernels_cpu`` does; the plain versions that
+They read the scores of all coarse cells in place; the plain versions that
 work on any backend's arrays are in ``branch_and_bound`` and are what these must agree with.
 """
 

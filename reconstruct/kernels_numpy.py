@@ -1,7 +1,8 @@
 """Plain NumPy twins of the kernels: what each must compute, in float64 and without cleverness.
 
-Same names and arguments as ``kernels_cpu``, ``kernels_maps`` and ``kernels_cuda``; only tests and
-rehearsals call them. Cells with equal scores keep the order of their index.
+Same names and arguments as ``kernels_cpu`` and ``kernels_maps``, and as ``kernels_cuda`` but for
+whole maps, whose twin is ``host_maps``; only tests and rehearsals call them. Cells with equal
+scores keep the order of their index.
 """
 
 from __future__ import annotations
@@ -273,7 +274,7 @@ def insert_halves(
 
 
 def sample_cube(cube: Complex, points: Float, out: Complex) -> None:
-    """See ``kernels_cpu``."""
+    """See ``kernels_maps``."""
     p = points + (cube.shape[0] - 1) // 2
     base = np.floor(p).astype(np.intp)
     f = p - base

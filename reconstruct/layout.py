@@ -15,11 +15,12 @@ from reconstruct.schedule import Schedule
 from reconstruct.types import EngineSettings, Geometry
 from reconstruct.update import MapGrid
 
-__all__ = ["Layout", "make_layout"]
+__all__ = ["MOST_SHELLS", "Layout", "make_layout"]
 
 OVERSAMPLING = 2.0
 JOIN_ANGSTROM = 40.0  # split half-sets share their reference down to this resolution
 FEWEST_SHELLS = 6
+MOST_SHELLS = 320  # beyond, samples of a cube could not be numbered by 32-bit integers
 WINDOW_EDGE_PIXELS = 4.0
 
 
@@ -44,7 +45,7 @@ def make_layout(settings: EngineSettings, geometry: Geometry) -> Layout:
         The box or the resolutions cannot be honoured.
     """
     box, edge = geometry.box, geometry.box_angstrom
-    max_radius = min(int(edge / settings.finest_angstrom), box // 2 - 3)
+    max_radius = min(int(edge / settings.finest_angstrom), box // 2 - 3, MOST_SHELLS)
     if max_radius < FEWEST_SHELLS:
         raise ValueError(
             f"max_resolution_angstrom {settings.finest_angstrom:g} leaves {max_radius} "

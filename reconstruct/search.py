@@ -1,6 +1,6 @@
 """Pose search: class, rotation and shift of each particle as a soft posterior (the E-step).
 
-Coarse cells are scored exhaustively as two matrix products shared by the batch; the cells that
+Coarse cells are scored exhaustively as three matrix products shared by the batch; the cells that
 hold the tempered posterior are then split, 8 rotations x 4 shifts at a time, at rising radius.
 Coarse and intermediate scores are divided by a temperature before the cut, because being off the
 grid is not in the likelihood; the last level is the posterior itself.
@@ -84,7 +84,7 @@ class WeightedBatch:
 class SearchPlan:
     """How fine and how far the search goes at one radius."""
 
-    coarse_count: int  # rotations of the base grid
+    coarse_count: int  # rotations of the coarse pass, of all of SO(3)
     coarse_radius: int
     shift_cells: int  # per axis
     shift_step_pixels: float
@@ -283,9 +283,9 @@ def search_poses(
     return with_prior(poses, plan, 2 * len(base))
 
 
-def with_prior(poses: Poses, plan: SearchPlan, base_rotations: int) -> Poses:
-    """Take the flat prior over the last level's cells, of a base grid or a part of it, in."""
-    log_cells = np.float32(plan.log_cells + np.log(base_rotations / plan.coarse_count))
+def with_prior(poses: Poses, plan: SearchPlan, rotations: int) -> Poses:
+    """Take the flat prior over the last level's cells, of all coarse rotations or a part, in."""
+    log_cells = np.float32(plan.log_cells + np.log(rotations / plan.coarse_count))
     return replace(poses, evidence=poses.evidence - log_cells, levels=len(plan.level_radii))
 
 

@@ -12,12 +12,25 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 __all__ = ["add_between", "between"]
 
 _REAL, _INDEX = types.float32, types.uintp
 _FLAGS = ("contract", "nsz")
+
+
+def _check(cube: Any) -> None:
+    """Refuse arrays whose bytes are laid out otherwise: nothing else would notice.
+
+    Raises
+    ------
+    TypingError
+        The array is not flat, contiguous and of float32.
+    """
+    if (cube.dtype, cube.ndim, cube.layout) != (_REAL, 1, "C"):
+        raise TypingError(f"a flat contiguous float32 array is needed, not {cube}")
 
 
 def _number(value: int) -> Any:
@@ -75,6 +88,7 @@ def _emit_between(
     z in samples.
     """
     del typing, cell, row, sheet, fx, fy, fz
+    _check(cube)
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         flat, first, to_y, to_z, *fractions = arguments
@@ -103,6 +117,7 @@ def _emit_add_between(
     The twin of ``between``: ``cell``, ``row`` and ``sheet`` are as there.
     """
     del typing, cell, row, sheet, v0, v1, v2, fx, fy, fz
+    _check(cube)
 
     def emit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         flat, first, to_y, to_z, *values, x, y, z = arguments

@@ -129,7 +129,7 @@ def check_geometry(settings: EngineSettings, geometry: Geometry) -> str:
     ConfigurationError
         They cannot; the message has the limit.
     """
-    from reconstruct.layout import make_layout
+    from reconstruct.layout import MOST_SHELLS, make_layout
 
     try:
         shells = make_layout(settings, geometry).max_radius
@@ -139,8 +139,8 @@ def check_geometry(settings: EngineSettings, geometry: Geometry) -> str:
     if int(edge / settings.finest_angstrom) <= shells:
         return ""
     return (
-        f"max_resolution_angstrom {settings.finest_angstrom:g} is finer than this box and "
-        f"pixel size allow; {edge / shells:.1f} A is used"
+        f"max_resolution_angstrom {settings.finest_angstrom:g} is finer than this box and pixel "
+        f"size allow, or than {MOST_SHELLS} shells; {edge / shells:.1f} A is used"
     )
 
 

@@ -93,7 +93,8 @@ def host_session(
     lines_every_s
         Without a terminal: least time between two lines of steps in which nothing happened.
     expected
-        Particles that will come, where that is known.
+        Particles that will come, where that is known; those beyond ``particles_to_use`` do not
+        count.
 
     Raises
     ------
@@ -109,6 +110,9 @@ def host_session(
         stack.enter_context(stop_on_signals(stop, budget_s=settings.limits.stop_budget_s))
         observers = stack.enter_context(metrics_server(settings, console))
         factory = factory or engine_factory(backend)
+        limit = settings.engine.particles_to_use
+        if expected is not None and limit is not None:
+            expected = min(expected, limit)
         progress = progress_for(console, every_s=lines_every_s, expected=expected)
         stack.callback(progress.close)
         beside()

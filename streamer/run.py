@@ -179,7 +179,7 @@ def run_file(
             stop=stop,
             beside=begin,
             lines_every_s=LINES_EVERY_S,
-            expected=None if table is None else _expected(settings, len(table)),
+            expected=None if table is None else len(table),
         )
         feeder.finish()
     if finished.outcome == "ended" and finished.state.step == 0:
@@ -188,11 +188,6 @@ def run_file(
             f"no particle of {path} could be used: {why}", "Correct the input or the setting named"
         )
     return finished
-
-
-def _expected(settings: Settings, particles: int) -> int:
-    limit = settings.engine.particles_to_use
-    return particles if limit is None else min(limit, particles)
 
 
 def _batches_once(

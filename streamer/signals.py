@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from streamer.parts import StopRequest
@@ -55,9 +55,6 @@ def _noted(number: int, frame: FrameType | None) -> None:
     """Do nothing: the watcher has it already."""
 
 
-# What is told goes past Python's buffers, whose locks the main thread may hold.
-
-
 def _watch(reader: socket.socket, stop: StopRequest, budget_s: float) -> None:
     deadline_s: float | None = None
     while True:
@@ -76,10 +73,16 @@ def _watch(reader: socket.socket, stop: StopRequest, budget_s: float) -> None:
             if deadline_s is not None:
                 _force(f"second signal ({signal.Signals(number).name})")
             stop.requested = True
-            os.write(2, b"stopping after the step under way; a second signal ends it at once\n")
             deadline_s = time.monotonic() + budget_s
+            _tell("stopping after the step under way; a second signal ends it at once")
 
 
 def _force(why: str) -> None:
-    os.write(2, f"stopped at once: {why}; the last checkpoint is whole\n".encode())
+    _tell(f"stopped at once: {why}; the last checkpoint is whole")
     os._exit(FORCED_EXIT)
+
+
+def _tell(words: str) -> None:
+    """Write past Python's buffers, whose locks the main thread may hold, if anybody still reads."""
+    with suppress(OSError):
+        os.write(2, f"{words}\n".encode())

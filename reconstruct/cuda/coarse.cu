@@ -66,7 +66,8 @@ __device__ __forceinline__ void wait_for_fetches() {
 #endif
 }
 
-// Grid: (ceil(r / 8), sets). Turns the base grid (r / 2, 9), and that by 180 degrees in the image; samples each set's cube at eight rotations.
+// Grid: (ceil(r / 8), sets). Turns the base grid (r / 2, 9), and that by 180 degrees in the image;
+// samples each set's cube at eight rotations.
 // rotations (r, 9), slices (sets, r, n), fragments (sets, tiles, MOST_STEPS, 32) in the order in
 // which the lanes of a warp take the right factor. Shared memory: 8 n float2.
 extern "C" __global__ void coarse_slices(const float4* cubes, int edge, const float* base,

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from reconstruct.layout import make_layout
+from reconstruct.layout import MOST_SHELLS, OVERSAMPLING, make_layout
 from reconstruct.schedule import Schedule
 from reconstruct.types import EngineSettings, Geometry
+from reconstruct.update import MapGrid
 
 GEOMETRY = Geometry(box=80, pixel_size_angstrom=4.0)  # 320 A
 
@@ -36,6 +37,14 @@ def test_lengths_are_given_in_angstrom() -> None:
 def test_a_resolution_beyond_the_pixels_stops_short_of_nyquist() -> None:
     layout = make_layout(EngineSettings(max_resolution_angstrom=2.0), GEOMETRY)
     assert layout.max_radius == 37
+
+
+def test_the_samples_of_every_cube_have_a_32_bit_number() -> None:
+    most, more = (
+        (2 * MapGrid(1024, OVERSAMPLING, 400.0).reach(shells) + 1) ** 3
+        for shells in (MOST_SHELLS, MOST_SHELLS + 3)
+    )
+    assert most < 2**31 <= more
 
 
 @pytest.mark.parametrize("diameter", [None, 320.0, 1000.0])

@@ -35,6 +35,13 @@ def test_one_signal_ends_cleanly(name: str) -> None:
     assert done.stderr.count("stopping after the step under way") == 1
 
 
+def test_a_second_signal_forces_even_when_nobody_reads() -> None:
+    """As when a pipe's reader was stopped by the same key."""
+    wait = "os.close(2); os.kill(os.getpid(), signal.SIGINT); time.sleep(0.5)\n    "
+    done = run("[]", wait + "os.kill(os.getpid(), signal.SIGINT); time.sleep(25)")
+    assert done.returncode == 75
+
+
 def test_two_signals_force_the_process_out() -> None:
     done = run("[signal.SIGTERM, signal.SIGINT]", "time.sleep(25)")
     assert done.returncode == 75
