@@ -89,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"--max-resolution {options.max_resolution:g}",
         f"{'session':<30} {'resident, MB':>12} {'bytes a particle':>17} {'GB a million':>13}",
     ]
+    print(*lines, sep="\n", flush=True)
     for settings in SESSIONS:
         child = [sys.executable, "-m", "benchmarks.memory", "--child", json.dumps(settings)]
         child += ["--particles", str(options.particles)]
