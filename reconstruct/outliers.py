@@ -42,7 +42,7 @@ def newcomers(store: ParticleStore, trained: int, learner: Learner, weigh: Weigh
         return 0.0
     rows = np.concatenate([before, np.arange(stop, trained)])
     power = _low_power(rows, learner, weigh)
-    evidence = np.asarray(store["evidence"], np.float64)[rows]
+    evidence = np.asarray(store["evidence"][rows], np.float64)
     outside = outlying(power, evidence, len(before))
     return contrast(outside[: len(before)], outside[len(before) :])
 
