@@ -44,7 +44,7 @@ from reconstruct.search import (
     SearchPlan,
     WeightedBatch,
     base_grid,
-    coarse_scores,
+    coarse_products,
     empty_poses,
     pose_rows,
     prepare_coarse,
@@ -58,6 +58,7 @@ __all__ = [
     "Slack",
     "bound_bytes",
     "bound_plan",
+    "coarse_scores",
     "search_branch_and_bound",
     "slack_of",
 ]
@@ -208,10 +209,15 @@ def slack_of(
             found.append(power(moved - centre).mean(axis=0))
         lost.append(xp.where(radii <= reach, _strongest(found, xp), 0))
         later.append(xp.where(radii > reach, whole, 0))
+    first = coarse.rotations[: coarse.pairs]
     return Slack(
         shells=backend.asarray(members / members.sum(axis=0), np.float32),
         above=xp.concatenate(
-            [xp.where(beyond, power(slices(cube, coarse.rotations)).T, 0) for cube in cubes], axis=1
+            [
+                xp.tile(xp.where(beyond, power(slices(cube, first)).T, 0), 2)  # pairs are alike
+                for cube in cubes
+            ],
+            axis=1,
         ).astype(np.float32),
         later=xp.stack(later).astype(np.float32),
         lost=xp.stack(lost).astype(np.float32),
@@ -306,7 +312,20 @@ def search_branch_and_bound(
     far = plane.count(plan.level_radii[-1])
     per_row, _ = bound_bytes(plan, classes=len(cubes), near=coarse.n, far=far, bound=bound)
     backend.run_chunks(work, b, bytes_per_row=per_row, workers=workers)
-    return with_prior(poses, plan, 2 * len(base))
+    return with_prior(poses, plan, len(base))
+
+
+def coarse_scores(
+    part: WeightedBatch, coarse: CoarseCells, xp: Any = np
+) -> tuple[Float32, Float32]:
+    """Re<A, P> (b, t, K r) of every coarse cell and 1/2 <C^2, |P|^2> (b, K r)."""
+    even, odd, half_power = coarse_products(part, coarse)
+    b, t, _ = even.shape
+    shape = (b, t, -1, 1, coarse.pairs)
+    even, odd = even.reshape(shape), odd.reshape(shape)
+    scores = xp.concatenate([even + odd, even - odd], axis=3).reshape(b, t, -1)
+    both = xp.repeat(half_power.reshape(b, -1, 1, coarse.pairs), 2, axis=2)
+    return scores, both.reshape(b, -1)
 
 
 def _search_chunk(part: WeightedBatch, job: _Job, out: Poses) -> None:
@@ -318,7 +337,8 @@ def _search_chunk(part: WeightedBatch, job: _Job, out: Poses) -> None:
     find_best, find_above = kernels_bound.best_cells, kernels_bound.cells_above
     if backend.on_device:
         find_best, find_above = partial(best_cells, xp=xp), partial(cells_above, xp=xp)
-    find_best(scores, half_power, job.coarse.log_prior, index, value)
+    prior = xp.repeat(job.coarse.log_prior, len(job.coarse.rotations))
+    find_best(scores, half_power, prior, index, value)
     best = job.coarse.poses(index[:, None], value[:, None], xp.ones(b, np.int32), xp)
     floor = _reached(part, best, job, level=0)
     c2 = slack.shell_means(part.c2)

@@ -28,6 +28,7 @@ from reconstruct.search import (
     coarse_cells,
     coarse_products,
     empty_poses,
+    log_cells_of,
     pose_rows,
     prepare_coarse,
     refine_levels,
@@ -103,9 +104,8 @@ def search_classes(
     if resting.any():
         asleep = np.flatnonzero(resting)
         prior = np.logaddexp.reduce(log_class_weights[asleep])
-        log_cells = plan.log_cells + np.log(2 * len(base) / plan.coarse_count)
-        _add_noise(poses, int(asleep[0]), np.float32(prior + log_cells))
-    return with_prior(poses, plan, 2 * len(base))
+        _add_noise(poses, int(asleep[0]), np.float32(prior + log_cells_of(plan, len(base))))
+    return with_prior(poses, plan, len(base))
 
 
 def _prepare(
@@ -135,7 +135,8 @@ def _cells(part: WeightedBatch, field: _Field, plan: SearchPlan) -> Poses:
     whole = replace(plan, share=1.0)  # what a class keeps is cut with the others' below
     pool = empty_poses(b, keep * len(field.classes))
     pool.score[:] = -np.inf
-    scored = np.full(b, len(field.scouts.log_prior) * len(field.scouts.shifts), np.int32)
+    scouts = len(field.classes) * len(field.scouts.rotations) * len(field.scouts.shifts)
+    scored = np.full(b, scouts, np.int32)
     for j, (k, coarse) in enumerate(zip(field.classes, field.coarse, strict=True)):
         rows = np.flatnonzero(alive[:, j])
         if not len(rows):
@@ -176,8 +177,7 @@ def _scout(part: WeightedBatch, scouts: CoarseCells, classes: int, margin: float
     even, odd, half_power = coarse_products(part, scouts)
     np.abs(odd, out=odd)  # the better one of each pair of rotations
     scores = np.add(even, odd, out=even).max(axis=1) - half_power
-    log_prior = scouts.log_prior.reshape(classes, -1)[:, :1]
-    best = (scores.reshape(len(part), classes, -1) + log_prior).max(axis=2)
+    best = scores.reshape(len(part), classes, -1).max(axis=2) + scouts.log_prior
     alive: Bools = best >= best.max(axis=1, keepdims=True) - np.float32(margin)
     return alive
 

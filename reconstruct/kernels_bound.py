@@ -1,7 +1,7 @@
 """Compiled CPU loops of the branch-and-bound search's coarse level.
 
-They read the scores of all coarse cells in place; the plain versions that
-work on any backend's arrays are in ``branch_and_bound`` and are what these must agree with.
+They read the scores of all coarse cells in place; the plain versions that work on any backend's
+arrays are in ``bound_arrays`` and are what these must agree with.
 """
 
 from __future__ import annotations

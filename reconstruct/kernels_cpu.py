@@ -297,7 +297,7 @@ def refine_poses(  # type: ignore[no-untyped-def]
     ex_im = np.empty((2, length), np.float32)
     ey_re = np.empty((2, length), np.float32)
     ey_im = np.empty((2, length), np.float32)
-    quarter = shift_step / 4.0
+    away = (-shift_step / 4.0, shift_step / 4.0)
 
     for i in range(b):
         cells = cell_count[i]
@@ -314,17 +314,12 @@ def refine_poses(  # type: ignore[no-untyped-def]
                 unique_shift[slot] = cell_shift_id[i, c]
                 shifts += 1
                 for side in range(2):
-                    away = quarter if side else -quarter
-                    sx, sy = cell_shift[i, c, 0] + away, cell_shift[i, c, 1] + away
+                    sx, sy = cell_shift[i, c, 0] + away[side], cell_shift[i, c, 1] + away[side]
                     _phase_tables(sx, sy, box, ex_re[side], ex_im[side], ey_re[side], ey_im[side])
                 for m in range(4):
                     x, y = m & 1, m >> 1
-                    child_shift[slot * 4 + m, 0] = cell_shift[i, c, 0] + (
-                        quarter if x else -quarter
-                    )
-                    child_shift[slot * 4 + m, 1] = cell_shift[i, c, 1] + (
-                        quarter if y else -quarter
-                    )
+                    child_shift[slot * 4 + m, 0] = cell_shift[i, c, 0] + away[x]
+                    child_shift[slot * 4 + m, 1] = cell_shift[i, c, 1] + away[y]
                     _shift(
                         a_re[i], a_im[i], ikx, iky, n, (ex_re[x], ex_im[x], ey_re[y], ey_im[y]),
                         shifted[slot * 4 + m, 0], shifted[slot * 4 + m, 1],

@@ -32,10 +32,10 @@ __all__ = [
     "base_grid",
     "coarse_cells",
     "coarse_products",
-    "coarse_scores",
     "empty_poses",
     "join_poses",
     "local_start",
+    "log_cells_of",
     "make_plan",
     "pose_rows",
     "prepare_coarse",
@@ -204,11 +204,16 @@ class CoarseCells:
     rotations: Float32  # (r, 9), the second half being the first turned in the image
     slices: Float32  # (2n, K * r / 2) real parts over imaginary parts, of the first half
     half_power: Float32  # (n, K * r / 2) 1/2 |P|^2
-    log_prior: Float32  # (K * r,)
+    log_prior: Float32  # (K,)
     shifts: Float32  # (t, 2) pixels
     phase_re: Float32  # (t, n)
     phase_im: Float32  # (t, n)
     n: int
+
+    @property
+    def pairs(self) -> int:
+        """Rotations of the first half."""
+        return len(self.rotations) // 2
 
     def poses(
         self,
@@ -218,7 +223,8 @@ class CoarseCells:
         xp: Any = np,
     ) -> Poses:
         """The cells ``index`` (b, keep), numbered ``t * K * r + r``, as poses."""
-        rotations, per_class, b = len(self.log_prior), len(self.rotations), len(count)
+        per_class, b = len(self.rotations), len(count)
+        rotations = len(self.log_prior) * per_class
         turn_id, move_id = index % rotations, index // rotations
         return Poses(
             rotation=self.rotations[turn_id % per_class],
@@ -280,13 +286,18 @@ def search_poses(
         refine_levels(part, cells, cubes, plane, plan, scale, log_class_weights, target, backend)
 
     backend.run_chunks(work, len(batch), bytes_per_row=1, workers=workers)
-    return with_prior(poses, plan, 2 * len(base))
+    return with_prior(poses, plan, len(base))
 
 
-def with_prior(poses: Poses, plan: SearchPlan, rotations: int) -> Poses:
-    """Take the flat prior over the last level's cells, of all coarse rotations or a part, in."""
-    log_cells = np.float32(plan.log_cells + np.log(rotations / plan.coarse_count))
-    return replace(poses, evidence=poses.evidence - log_cells, levels=len(plan.level_radii))
+def log_cells_of(plan: SearchPlan, pairs: int) -> np.float64:
+    """Log number of the last level's cells below the ``pairs`` of coarse rotations searched."""
+    return np.float64(plan.log_cells + np.log(2 * pairs / plan.coarse_count))
+
+
+def with_prior(poses: Poses, plan: SearchPlan, pairs: int) -> Poses:
+    """Take the flat prior over the last level's cells in."""
+    evidence = poses.evidence - np.float32(log_cells_of(plan, pairs))
+    return replace(poses, evidence=evidence, levels=len(plan.level_radii))
 
 
 @lru_cache(maxsize=8)
@@ -359,7 +370,7 @@ def prepare_coarse(
         rotations=rotations,
         slices=xp.ascontiguousarray(slices.reshape(k * r, 2 * n).T),
         half_power=xp.ascontiguousarray(half_power.T),
-        log_prior=xp.repeat(log_prior, 2 * r),
+        log_prior=log_prior,
         shifts=shifts.astype(np.float32),
         phase_re=xp.cos(angle).astype(np.float32),
         phase_im=xp.sin(angle).astype(np.float32),
@@ -382,27 +393,14 @@ def coarse_products(part: WeightedBatch, coarse: CoarseCells) -> tuple[Float32, 
     return even.reshape(b, t, columns), odd.reshape(b, t, columns), half_power
 
 
-def coarse_scores(
-    part: WeightedBatch, coarse: CoarseCells, xp: Any = np
-) -> tuple[Float32, Float32]:
-    """Re<A, P> (b, t, K r) of every coarse cell and 1/2 <C^2, |P|^2> (b, K r)."""
-    even, odd, half_power = coarse_products(part, coarse)
-    b, t, _ = even.shape
-    pairs = len(coarse.rotations) // 2
-    even, odd = even.reshape(b, t, -1, 1, pairs), odd.reshape(b, t, -1, 1, pairs)
-    scores = xp.concatenate([even + odd, even - odd], axis=3).reshape(b, t, -1)
-    both = xp.repeat(half_power.reshape(b, -1, 1, pairs), 2, axis=2)
-    return scores, both.reshape(b, -1)
-
-
 def coarse_cells(part: WeightedBatch, coarse: CoarseCells, plan: SearchPlan) -> Poses:
     """The coarse cells that hold the tempered posterior of each particle."""
-    b, pairs = len(part), len(coarse.rotations) // 2
+    b, pairs = len(part), coarse.pairs
     even, odd, half_power = coarse_products(part, coarse)
     index = np.zeros((b, plan.keep), np.int32)
     value = np.zeros((b, plan.keep), np.float32)
     count = np.zeros(b, np.int32)
-    less = half_power - coarse.log_prior.reshape(-1, 2, pairs)[:, 0].ravel()
+    less = half_power - np.repeat(coarse.log_prior, pairs)
     kernels_cpu.select_cells(
         even, odd, less, pairs, plan.keep, plan.sharpness[0], plan.share, index, value, count
     )

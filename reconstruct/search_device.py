@@ -82,7 +82,7 @@ def search_on_device(
         )
 
     backend.run_chunks(work, b, bytes_per_row=bytes_per_row, workers=None)
-    return with_prior(poses, plan, 2 * len(base))
+    return with_prior(poses, plan, len(base))
 
 
 class _Coarse:

@@ -59,7 +59,9 @@ class _Speed:
             self._marks.popleft()
 
     def _rate(self, column: int) -> float | None:
-        first, last = (self._marks[0], self._marks[-1]) if self._marks else ((0.0,), (0.0,))
+        if not self._marks:
+            return None
+        first, last = self._marks[0], self._marks[-1]
         elapsed_s = last[0] - first[0]
         return (last[column] - first[column]) / elapsed_s if elapsed_s > 0 else None
 
@@ -256,9 +258,8 @@ class LiveProgress(Observer):
         """Leave the last panel on the screen."""
         self._live.stop()
 
-    def _progress(self, seen: int) -> str:
+    def _progress(self, seen: int, expected: int) -> str:
         """How many of the expected particles were seen, and how long the others will take."""
-        expected = self._expected or seen
         words = f"{100 * seen / max(expected, 1):.0f} % of {expected:,} seen"
         if seen >= expected:
             return f"{words}; they are shown again"
@@ -281,7 +282,7 @@ class LiveProgress(Observer):
                 + (f", {books.duplicate:,} duplicate" if books.duplicate else ""),
             )
             if self._expected is not None:
-                table.add_row("progress", self._progress(report.particles_seen))
+                table.add_row("progress", self._progress(report.particles_seen, self._expected))
             rate = self._speed.presented
             known = "-" if rate is None else f"{rate:,.0f}"
             table.add_row("rate", f"{known} particles/s, {self._lag.records} records waiting")

@@ -16,6 +16,7 @@ from reconstruct.backend import Backend, cpu_backend, describe_devices, make_bac
 from reconstruct.branch_and_bound import (
     Bound,
     bound_plan,
+    coarse_scores,
     search_branch_and_bound,
     slack_of,
 )
@@ -26,7 +27,6 @@ from reconstruct.search import (
     SearchPlan,
     WeightedBatch,
     base_grid,
-    coarse_scores,
     empty_poses,
     local_start,
     make_plan,
