@@ -77,13 +77,15 @@ class PlainTransforms:
 
 
 class _CufftTransforms:
-    """Transforms by cuFFT plans that are kept: finding CuPy's own costs more than they take."""
+    """Transforms by cuFFT plans that are kept: making one takes as long as ten transforms."""
 
-    KEPT = 12
+    KEPT_BYTES = 1 << 28  # of the plans' work areas; of plans that need more the last few
+    LEAST_KEPT = 4
 
     def __init__(self, cupy: Any) -> None:
         self._cufft = cupy.cuda.cufft
         self._plans: OrderedDict[tuple[str, tuple[int, ...]], Any] = OrderedDict()
+        self._held = 0  # bytes
 
     def inverse(self, spectra: Any) -> Any:
         """See ``Transforms``."""
@@ -100,9 +102,11 @@ class _CufftTransforms:
         plan = self._plans.pop(key, None)
         if plan is None:
             plan = get_fft_plan(values, axes=(1, 2, 3), value_type=kind)
+            self._held += plan.work_area.mem.size
         self._plans[key] = plan
-        if len(self._plans) > self.KEPT:
-            self._plans.popitem(last=False)
+        while self._held > self.KEPT_BYTES and len(self._plans) > self.LEAST_KEPT:
+            _, oldest = self._plans.popitem(last=False)
+            self._held -= oldest.work_area.mem.size
         out = plan.get_output_array(values)
         plan.fft(values, out, direction)
         return out

@@ -167,7 +167,8 @@ class Engine(Races):
                 "particle_ids": particles.particle_ids,
                 "optics_group": optics_group,
                 "ctf": ctf_parameters(particles),
-            }
+            },
+            self._workers,
         )
         exact = self.settings.store_precision == "float32"  # and then there already
         self._weigher.append(spectra[: len(held)] if exact else held)
@@ -467,7 +468,7 @@ class Engine(Races):
         engine = cls(settings, geometry, device=device)
         for optics in unpack_optics(meta):
             engine._group(optics)
-        engine._weigher.append(engine._store.append(rows))
+        engine._weigher.append(engine._store.append(rows, engine._workers))
         unpack_store(arrays, engine._store)
         engine._noise.restore(arrays)
         engine._progress.restore(arrays)

@@ -35,6 +35,7 @@ from reconstruct.schedule import (
     grow_radius,
     growth_due,
     mask_fits,
+    references_due,
     search_cuts,
 )
 from reconstruct.search import Poses, SearchPlan, WeightedBatch, local_start, make_plan
@@ -81,6 +82,7 @@ class Learner:
     evidence: float = 0.0  # running mean per particle, nats
     statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 2, 3), np.float32))
     cubes: Float32 | None = None  # references (K or 2 K, g, g, g, ..), of all or of each half-set
+    stale: int = 0  # particles presented since the references were made
     group: str = "C1"  # symmetry that maps are averaged over
     split: bool = False  # whether the half-sets have references of their own
     coarse_radius: int = 0  # shells of a wide coarse pass; 0: the usual one
@@ -239,6 +241,7 @@ class Learner:
         self._accumulate(batch, first, poses, weights, found.class_mass, window, workers)
         inserted = self.clock()
         self.presented += len(batch)
+        self.stale += len(batch)
         self.updates += 1
         if self.cubes is not None:
             keep = np.exp(-len(batch) / EVIDENCE_MEMORY)
@@ -281,6 +284,7 @@ class Learner:
         first = first_half(half)
         self._accumulate(batch, first, poses, weights, found.class_mass, np.inf, workers)
         self.presented += len(batch)
+        self.stale += len(batch)
         self._renew(workers, len(batch))
 
     @property
@@ -397,38 +401,42 @@ class Learner:
             )  # fmt: skip
 
     def _renew(self, workers: Executor, added: int) -> None:
-        """Compare the half maps if it is time, grow the radius, make the next volumes."""
-        presented = self.presented
-        every = self.updates % FSC_EVERY == 0
+        """Compare the half maps if it is time, grow the radius, make the next volumes.
+
+        What changes the statistics by little waits until it is more.
+        """
+        presented, stale, schedule = self.presented, self.stale, self.schedule
         waiting = self.radius < self.max_radius
-        if every or (waiting and growth_due(self.growth, presented, added, self.schedule)):
+        grows = waiting and growth_due(self.growth, presented, stale, schedule)
+        fits = mask_fits(presented, schedule) > mask_fits(presented - stale, schedule)
+        outdated = self.cubes is None or self.optimizer.name != "em"
+        outdated |= references_due(stale, self.class_share, self.mass, schedule)
+        if not (outdated or grows or fits):
+            return
+        every = self.updates % FSC_EVERY == 0 or stale > added
+        if every or grows:
             # The class whose half maps agree best decides on growth; the others can wait.
             sharpest = int(np.argmax([curve[self.radius] for curve in self.fsc]))
             self.fsc = self.compare_halves(None if every or self.backend.on_device else sharpest)
             self.growth = grow_radius(
                 self.growth, np.max(self.fsc, axis=0), presented,
-                schedule=self.schedule, max_radius=self.max_radius,
+                schedule=schedule, max_radius=self.max_radius,
             )  # fmt: skip
             self._reserve(self.insert_radius)
-        if mask_fits(presented, self.schedule) > mask_fits(presented - added, self.schedule):
+        if fits:
             self._fit_masks(workers)
         self.make_references(workers)
 
     def make_references(self, workers: Executor | None = None) -> None:
         """Make what particles are scored against next."""
+        self.stale = 0
         sets, radius = 2 if self.split else 1, self.radius
         if self.backend.on_device:
             self.cubes = device_maps.reference_cubes(
-                self._device_crops(radius),
-                self.grid,
-                sets=sets,
-                radius=radius,
-                join=self.schedule.join_radius,
-                fsc=self.fsc,
-                radii=self.mask_radius,
-                cut=self.positivity.flags(self.n_classes),
-                backend=self.backend,
-            )
+                self._device_crops(radius), self.grid, sets=sets, radius=radius,
+                join=self.schedule.join_radius, fsc=self.fsc, radii=self.mask_radius,
+                cut=self.positivity.flags(self.n_classes), backend=self.backend,
+            )  # fmt: skip
         else:
             self.cubes = host_maps.reference_cubes(
                 lambda k, halves, r: self.map_spectrum(k, self.fsc[k], radius=r, halves=halves),
@@ -450,13 +458,9 @@ class Learner:
         curves = np.zeros((self.n_classes, self.max_radius + 1))
         if self.backend.on_device:
             curves[:, : radius + 1] = device_maps.compare_halves(
-                self._device_crops(radius),
-                self.grid,
-                radius=radius,
-                fraction=FSC_FRACTION,
-                radii=self.mask_radius,
-                backend=self.backend,
-            )
+                self._device_crops(radius), self.grid, radius=radius, fraction=FSC_FRACTION,
+                radii=self.mask_radius, backend=self.backend,
+            )  # fmt: skip
         for k in range(self.n_classes) if not self.backend.on_device else ():
             if self.resting[k]:
                 continue

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct.backend import Backend
+from reconstruct.fourier import full_from_half
 from reconstruct.layout import Layout
 from reconstruct.learner import Learner
 from reconstruct.optimizer import optimizer_of
@@ -19,8 +20,8 @@ from reconstruct.types import EngineSettings
 __all__ = ["dump_learner", "new_learner", "restore_learner"]
 
 _PLAIN = (
-    *("presented", "updates", "evidence", "split", "group", "temperature", "coarse_radius"),
-    "aside",
+    *("presented", "updates", "stale", "evidence", "split", "group", "temperature"),
+    *("coarse_radius", "aside"),
 )
 _ARRAYS = ("class_share", "mass", "mask_radius")
 
@@ -69,6 +70,9 @@ def dump_learner(learner: Learner) -> tuple[dict[str, Any], dict[str, npt.NDArra
         **{name: getattr(learner, name).copy() for name in _ARRAYS},
         **dump_siblings(learner.siblings),
     }
+    if learner.stale and learner.cubes is not None:  # else they follow from the statistics
+        reach = learner.cubes.shape[-2] // 2
+        arrays["references"] = learner.backend.asnumpy(learner.cubes[..., reach:, :2]).copy()
     if learner.velocity is not None:
         arrays["velocity"] = learner.backend.asnumpy(learner.velocity).copy()
     return meta, arrays
@@ -94,5 +98,18 @@ def restore_learner(
     # only the host knows siblings: taken up on a device they go on as two classes
     learner.siblings = None if learner.backend.on_device else restore_siblings(arrays)
     learner.cubes = None
-    if meta["started"]:
+    if "references" in arrays:
+        learner.cubes = _references(arrays["references"], learner.backend)
+    elif meta["started"]:
         learner.make_references()
+
+
+def _references(half: npt.NDArray[Any], backend: Backend) -> Any:
+    """Reference cubes as the backend's kernels take them, of half cubes (m, g, g, h, 2)."""
+    numbers = np.ascontiguousarray(half, np.float32).view(np.complex64)[..., 0]
+    cubes = np.stack([full_from_half(one) for one in numbers])[..., None].view(np.float32)
+    if backend.on_device:  # each value with the next along x
+        beyond = np.zeros_like(cubes[..., :1, :])
+        following = np.concatenate([cubes[..., 1:, :], beyond], axis=-2)
+        cubes = np.concatenate([cubes, following], axis=-1)
+    return backend.asarray(cubes)

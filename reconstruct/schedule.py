@@ -18,6 +18,7 @@ __all__ = [
     "growth_due",
     "mask_fits",
     "memory_window",
+    "references_due",
     "search_cuts",
 ]
 
@@ -37,6 +38,7 @@ class Schedule:
     mask_from: int = 500  # particles presented before masks close in
     mask_every: int = 250  # particles presented between fits of the masks, at first
     mask_growth: float = 0.2  # later they are fitted after this share of what was presented
+    renew_share: float = 0.03  # of what a class remembers: so much more, and its map is made anew
     join_radius: int = 8  # shells up to which split half-sets share a reference (40 A)
     insert_beyond: int = 2  # shells beyond the scored radius that enter the statistics
 
@@ -91,6 +93,19 @@ def mask_fits(presented: float, schedule: Schedule) -> int:
         return int(presented // schedule.mask_every)
     late = np.log(presented / even) / np.log1p(schedule.mask_growth)
     return int(even // schedule.mask_every + late)
+
+
+def references_due(
+    stale: int,
+    share: npt.NDArray[np.floating],
+    mass: npt.NDArray[np.floating],
+    schedule: Schedule,
+) -> bool:
+    """Whether ``stale`` more particles have changed some class's map by enough to make it anew.
+
+    ``share`` (K,) of them goes to a class, ``mass`` (K,) is the particles that it remembers.
+    """
+    return bool((stale * share > schedule.renew_share * mass).any())
 
 
 def memory_window(seen: int, presented: float, *, cold: bool, schedule: Schedule) -> float:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ Complex64 = npt.NDArray[np.complex64]
 Slots = npt.NDArray[np.int32]
 
 SEGMENT_BITS = 10  # 1,024 particles a segment: NumPy asks for huge pages from 4 MiB on
+PART = 128  # particles that a worker copies at a time
 LARGEST = 6.0e4  # below the largest half-precision number: no infinity is ever stored
 
 
@@ -43,16 +45,22 @@ class SpectraPool:
         """Give what would come back of spectra (n, coefficients)."""
         return self._unpacked(self._packed(spectra))
 
-    def put(self, spectra: Complex64) -> Slots:
-        """Keep spectra (n, coefficients); return where."""
+    def put(self, spectra: Complex64, workers: Executor | None = None) -> Slots:
+        """Keep spectra (n, coefficients); return where. Many are copied by ``workers``."""
         slots = np.array([self._next() for _ in spectra], np.int32)
         packed = self._packed(spectra)
         # A run of slots in one segment is copied at once.
         apart = (np.diff(slots) != 1) | (np.diff(slots >> SEGMENT_BITS) != 0)
-        ends = [*(np.flatnonzero(apart) + 1).tolist(), len(slots)]
-        for first, last in itertools.pairwise([0, *ends] if len(slots) else []):
+        ends = np.append(np.flatnonzero(apart) + 1, len(slots))
+        ends = np.union1d(ends, np.arange(0, len(slots), PART))
+
+        def copy(span: tuple[int, int]) -> None:
+            first, last = span
             segment, place = divmod(int(slots[first]), 1 << SEGMENT_BITS)
             self._segments[segment][place : place + last - first] = packed[first:last]
+
+        for _ in (workers.map if workers else map)(copy, itertools.pairwise(ends.tolist())):
+            pass
         return slots
 
     def take(self, slots: Slots, n: int | None = None) -> Complex64:

@@ -157,7 +157,8 @@ def make_opposite(start: Learner, fresh: Learner) -> Learner:
     them apart from it: N' = 2 B D - N, where B is the radial mean of N / D.
     """
     meta, arrays = dump_learner(start)
-    arrays.pop("velocity", None)  # of gradient descent: it leads to the other map
+    for other in ("velocity", "references"):  # they lead to the other map
+        arrays.pop(other, None)
     held: Float32 = np.array(arrays["statistics"], np.float32)
     arrays["statistics"] = held
     reach = (held.shape[-3] - 1) // 2

@@ -7,6 +7,7 @@ poses, classes and evidence change with every visit. Spectra may be let go, noth
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -123,10 +124,12 @@ class ParticleStore:
         order = np.argsort(half, kind="stable")
         return rows[order], half[order]
 
-    def append(self, rows: Mapping[str, npt.NDArray[Any]]) -> Complex64:
+    def append(
+        self, rows: Mapping[str, npt.NDArray[Any]], workers: Executor | None = None
+    ) -> Complex64:
         """Add particles: ``spectra`` and every column of ``IMMUTABLE``; give the spectra as held.
 
-        Of rows from a dump the spectra may end before the others.
+        Of rows from a dump the spectra may end before the others. ``workers`` share the copying.
         """
         added = len(rows["particle_ids"])
         self._reserve(self.count + added)
@@ -137,7 +140,7 @@ class ParticleStore:
             self._columns[name][new] = -1 if name in ("class_index", "slot") else 0
         room = added if self._wanted is None else max(0, self._wanted - self.count)
         held = rows["spectra"][:room]
-        self._columns["slot"][self.count : self.count + len(held)] = self._pool.put(held)
+        self._columns["slot"][self.count : self.count + len(held)] = self._pool.put(held, workers)
         self.count += added
         return self._pool.rounded(held)
 

@@ -13,6 +13,7 @@ from reconstruct import spherical
 from reconstruct.backend import Backend, DeviceError, cpu_backend, describe_devices, make_backend
 from reconstruct.engine import Engine
 from reconstruct.fourier import make_half_plane
+from reconstruct.learner_state import dump_learner, restore_learner
 from reconstruct.memory import memory_need, plan_memory
 from reconstruct.rotations import angle_between
 from reconstruct.snapshot import class_volume
@@ -329,3 +330,14 @@ def test_every_option_works_on_a_device_as_on_the_cpu(
     plain = trained("cpu", replace(base, n_classes=settings.n_classes))
     if change.get("nonnegativity") != "auto":
         assert not np.array_equal(one, plain.snapshot().classes[0].volume)
+
+
+def test_references_that_wait_are_restored_as_the_device_has_them(host: Backend) -> None:
+    learner = trained(host)._leader
+    learner.stale = 1  # else they would be made from the statistics
+    assert learner.cubes is not None
+    before = host.asnumpy(learner.cubes).copy()
+    meta, arrays = dump_learner(learner)
+    learner.cubes = None
+    restore_learner(learner, meta, arrays)
+    assert np.array_equal(host.asnumpy(learner.cubes), before)

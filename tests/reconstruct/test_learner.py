@@ -96,6 +96,38 @@ def test_a_restored_learner_goes_on_with_the_same_bits(
     assert learner.radius > 5  # growth was among what was restored
 
 
+def test_maps_wait_until_the_statistics_have_changed(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch]
+) -> None:
+    learner = make_learner()
+    learner.schedule = Schedule(renew_share=0.6, mask_from=10**9, grow_every=10**9)
+    waiting = []
+    for batch in batches[:8]:
+        before = learner.cubes
+        advance(learner, batch, workers, window=np.inf, cold=False)
+        waiting.append(learner.stale)
+        assert (learner.cubes is before) == (learner.stale > 0)
+    # 40 more of 80 remembered are too few, 80 of 120 are not, nor 200 of 320.
+    assert waiting == [0, 40, 0, 40, 80, 120, 160, 0]
+
+
+@pytest.mark.parametrize("n_classes", [1, 2])
+def test_references_that_wait_are_restored_as_they_are(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch], n_classes: int
+) -> None:
+    learner = make_learner(n_classes=n_classes, renew_share=0.6, join_radius=3)
+    for batch in batches[:4]:
+        advance(learner, batch, workers, window=np.inf, cold=False)
+    learner.split_halves(6)
+    advance(learner, batches[4], workers, window=np.inf, cold=False)
+    assert learner.stale == BATCH
+    again = copy_of(learner)
+    assert same(fingerprint(learner), fingerprint(again))
+    for one in (learner, again):
+        advance(one, batches[5], workers, window=np.inf, cold=False)
+    assert same(fingerprint(learner), fingerprint(again))
+
+
 def test_a_restored_learner_may_not_have_started(
     workers: ThreadPoolExecutor, batches: list[WeightedBatch]
 ) -> None:
