@@ -19,13 +19,12 @@ __all__ = [
     "KERNEL_NAMES",
     "MOST_STEPS",
     "OPTIONS",
-    "TILE",
-    "UNIT_SHIFTS",
     "CudaKernels",
     "CupyLauncher",
     "Launcher",
     "coarse_fits",
     "fragment_shape",
+    "maxima_shape",
     "source",
 ]
 
@@ -68,11 +67,12 @@ REFINE_THREADS = 256  # 8 warps: one per child rotation of a parent
 WARP = 32
 STATIC_SHARED_BYTES = 48 * 1024  # beyond it a kernel must ask for shared memory
 SLICE_SAMPLES = 16  # of one slice that reach a voxel, at most; see insert.cu
-TILE = 8  # rotations; this, the next seven and COARSE_THREADS as in coarse.cu
-MOST_STEPS = 13
-STEP_PAIRS = 8
+TILE = 16  # pairs of rotations; this, the next six and COARSE_THREADS as in coarse.cu
+MOST_STEPS = 14
+SHARED_STEPS = 9
+STEP = 16
 UNITS = 2
-STAGE = 8
+STAGE = 4
 STAGES = 3
 SELECT_ROOM = 1024
 UNIT_SHIFTS = 16
@@ -162,7 +162,7 @@ class CudaKernels:
             cubes, np.int32(cubes.shape[1]), base, turn, kx, ky, np.int32(n), np.int32(r),
             np.float32(scale), rotations, slices, fragments,
         )  # fmt: skip
-        grid = (-(-r // TILE), m)
+        grid = (-(-r // (2 * TILE)), m)
         self._launch("coarse_slices", grid, ROW_THREADS, arguments, 8 * TILE * n)
 
     def coarse_maxima(
@@ -177,11 +177,12 @@ class CudaKernels:
         fragments
             From ``coarse_slices``; particles from ``first`` on take the second half of its cubes.
         maxima
-            Output (b, units, classes, 8 tiles); rotations beyond the last are padding.
+            Output of ``maxima_shape``: along its last axis half of the rotations, padding, the
+            other half, padding.
         """
         b, units, classes, padded = maxima.shape
         t, n = phases.shape[:2]
-        tiles = padded // TILE
+        tiles = padded // (2 * TILE)
         per_block = COARSE_THREADS // WARP * UNITS
         columns = sum(-(-rows * units // per_block) for rows in (first, b - first))
         parts = _coarse_parts(columns, classes * tiles)
@@ -189,7 +190,7 @@ class CudaKernels:
             a_re, a_im, c2, np.int32(c2.shape[1]), phases, np.int32(t), np.int32(n), np.int32(b),
             np.int32(first), np.int32(classes), np.int32(tiles), fragments, maxima,
         )  # fmt: skip
-        shared_bytes = STAGES * STAGE * MOST_STEPS * WARP * 8
+        shared_bytes = STAGES * STAGE * MOST_STEPS * WARP * 16
         grid = (columns, parts)
         self._launch("coarse_maxima", grid, COARSE_THREADS, arguments, shared_bytes)
 
@@ -449,19 +450,22 @@ def _coarse_parts(columns: int, tiles: int) -> int:
     return min(range(1, tiles + 1), key=cost)
 
 
-def _steps(n: int) -> int:
-    """Matrix instructions for ``n`` coefficients and half as many pairs of powers."""
-    return -(-(n + -(-n // 2)) // STEP_PAIRS)
-
-
 def coarse_fits(n: int) -> bool:
     """Whether the coarse pass can take ``n`` coefficients."""
-    return _steps(n) <= MOST_STEPS
+    return 2 * n <= STEP * SHARED_STEPS
 
 
 def fragment_shape(maps: int, rotations: int) -> tuple[int, ...]:
     """Shape of ``coarse_slices``' fragments, uint32."""
-    return maps, -(-rotations // TILE), MOST_STEPS, WARP, 2
+    return maps, -(-rotations // (2 * TILE)), MOST_STEPS, WARP, 4
+
+
+def maxima_shape(
+    particles: int, shifts: int, classes: int, rotations: int
+) -> tuple[int, int, int, int]:
+    """Shape of ``coarse_maxima``'s output, float32."""
+    tiles = -(-rotations // (2 * TILE))
+    return particles, -(-shifts // UNIT_SHIFTS), classes, 2 * TILE * tiles
 
 
 def _voxels(crops: Any) -> int:

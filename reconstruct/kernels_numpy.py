@@ -78,7 +78,7 @@ def extract_slices(
 def coarse_maxima(
     a_re: Float, a_im: Float, c2: Float, phases: Float, slices: Float, first: int, maxima: Float
 ) -> None:
-    """Best score over units of 16 shifts: maxima (b, units, K, at least r).
+    """Best score over units of 16 shifts: maxima (b, units, K, at least r), see ``_places``.
 
     ``slices`` (sets K, r, n, 2) here, where a device takes its fragments; phases (t, n, 2).
     """
@@ -91,7 +91,13 @@ def coarse_maxima(
         scores = np.einsum("tn,krn->tkr", shifted, own.conj()).real
         scores -= 0.5 * np.einsum("n,krn->kr", c2[i, :n].astype(np.float64), np.abs(own) ** 2)
         for unit in range(maxima.shape[1]):
-            maxima[i, unit, :, :r] = scores[16 * unit : 16 * unit + 16].max(axis=0)
+            best = scores[16 * unit : 16 * unit + 16].max(axis=0)
+            maxima[i, unit][:, _places(r, maxima.shape[3])] = best
+
+
+def _places(r: int, padded: int) -> Int:
+    """Where maxima has ``r`` rotations: each half of them begins a half of ``padded`` places."""
+    return np.concatenate([np.arange(r // 2), padded // 2 + np.arange(r // 2)])
 
 
 def choose_cells(
@@ -104,7 +110,8 @@ def choose_cells(
     classes, r, n = maxima.shape[2], *slices.shape[1:3]
     moves, references = _complex(turns).T, _complex(slices)
     for i, unit_maxima in enumerate(maxima):
-        best = (unit_maxima.max(axis=0)[:, :r] + log_prior[:, None]).ravel()
+        best = unit_maxima.max(axis=0)[:, _places(r, maxima.shape[3])]
+        best = (best + log_prior[:, None]).ravel()
         chosen = np.argsort(-best, kind="stable")[:keep]
         own = (references[classes:] if i >= first else references[:classes]).reshape(-1, n)[chosen]
         shifted = (a_re[i, :n] + 1j * a_im[i, :n].astype(np.float64)) * moves

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from reconstruct.backend import Backend, DeviceError
 from reconstruct.branch_and_bound import bound_bytes, bound_plan
 from reconstruct.fourier import make_half_plane
-from reconstruct.kernels_cuda import UNIT_SHIFTS, fragment_shape
+from reconstruct.kernels_cuda import fragment_shape, maxima_shape
 from reconstruct.schedule import Schedule
 from reconstruct.search import make_plan
 from reconstruct.types import EngineSettings, Geometry
@@ -78,8 +78,8 @@ def memory_need(
     starts = settings.starts if settings.starts > 1 else 0
     edge, race_edge = (2 * grid.reach(radius) + 1 for radius in (max_radius, race_radius))
     plan = make_plan(max_radius, box=grid.box, max_shift_pixels=max_shift_pixels)
-    units = -(-(plan.shift_cells**2) // UNIT_SHIFTS)
-    coarse = FLOAT_BYTES * units * classes * plan.coarse_count
+    maxima = maxima_shape(1, plan.shift_cells**2, classes, plan.coarse_count)
+    coarse = FLOAT_BYTES * math.prod(maxima)
     slices = 2 * classes * plan.coarse_count * plane.count(plan.coarse_radius) * COMPLEX_BYTES
     fragments = FLOAT_BYTES * math.prod(fragment_shape(2 * classes, plan.coarse_count))
     if settings.pose_search == "branch_and_bound":

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from reconstruct.backend import Backend
 from reconstruct.fourier import HalfPlane, make_half_plane
-from reconstruct.kernels_cuda import TILE, UNIT_SHIFTS, fragment_shape
+from reconstruct.kernels_cuda import fragment_shape, maxima_shape
 from reconstruct.search import (
     Poses,
     SearchPlan,
@@ -112,8 +112,7 @@ class _Coarse:
             cubes, base, turn, plane.kx, plane.ky, scale,
             self._rotations, self._slices, self._fragments,
         )  # fmt: skip
-        units = -(-len(self._shifts) // UNIT_SHIFTS)
-        self._shape = (units, len(log_prior), -(-r // TILE) * TILE)
+        self._shape = maxima_shape(1, len(self._shifts), len(log_prior), r)[1:]
 
     @property
     def bytes_per_particle(self) -> int:

@@ -5,20 +5,21 @@
 // only those are scored again, in float32, shift by shift. The bfloat16 products of the first pass
 // decide nothing but which rotations these are.
 //
-// A coefficient's real and imaginary parts are one pair of the inner dimension; behind them come
-// pairs of C^2 against -1/2 |P|^2, so that the product is the score itself.
+// Rotations come in pairs: one, and the same turned by 180 degrees in the image, whose slice is the
+// complex conjugate. With a spectrum A, moved by a shift, and a slice P their scores are R + I and
+// R - I, where R = Re A . Re P - C^2 . |P|^2 / 2 and I = Im A . Im P: half of the products.
 
-#define STEP_PAIRS 8   // pairs of the inner dimension that one matrix instruction takes
-#define MOST_STEPS 13  // 104 pairs, n + n / 2 of them: n = 69 coefficients, so radius 6
-#define UNITS 2        // rows of 16 shifts that a warp works on
-#define TILE 8         // rotations that it scores at a time
-#define GROUP 4        // tiles whose best scores a warp hands out together: 32 lanes / 4 / UNITS
-#define AT_ONCE 2      // tiles whose products are summed side by side, to keep the tensor cores busy
-#define STAGE 8        // tiles that are brought to shared memory at a time
+#define STEP 16          // numbers of the inner dimension that one matrix instruction takes
+#define SHARED_STEPS 9   // of R: 2 n numbers, so n = 72 coefficients at most
+#define SIGNED_STEPS 5   // of I: n numbers
+#define MOST_STEPS 14    // of both
+#define UNITS 2          // groups of 16 shifts that a warp works on
+#define TILE 16          // pairs of rotations that it scores at a time
+#define STAGE 4          // tiles that are brought to shared memory at a time
 #define COARSE_THREADS 384
-#define STAGES 3       // rooms for them: one in use, two being filled
+#define STAGES 3         // rooms for them: one in use, two being filled
 
-static_assert(STAGE % GROUP == 0 && GROUP % AT_ONCE == 0 && GROUP * UNITS * 4 == WARP, "tiles");
+static_assert(MOST_STEPS == SHARED_STEPS + SIGNED_STEPS, "steps");
 
 __device__ __forceinline__ unsigned bfloat_pair(float low, float high) {
 #ifdef __CUDA_ARCH__
@@ -31,14 +32,14 @@ __device__ __forceinline__ unsigned bfloat_pair(float low, float high) {
 }
 
 // c += a b: 16 x 16 and 16 x 8 bfloat16, float32 sums; the warp's lanes hold the parts.
-__device__ __forceinline__ void tensor_product(float* c, const unsigned* a, uint2 b) {
+__device__ __forceinline__ void tensor_product(float* c, uint4 a, const unsigned* b) {
 #ifdef __CUDA_ARCH__
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, "
         "{%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
         : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b.x), "r"(b.y));
+        : "r"(a.x), "r"(a.y), "r"(a.z), "r"(a.w), "r"(b[0]), "r"(b[1]));
 #else
-    host_tensor_product(c, a, b.x, b.y);
+    host_tensor_product(c, &a.x, b[0], b[1]);
 #endif
 }
 
@@ -66,27 +67,39 @@ __device__ __forceinline__ void wait_for_fetches() {
 #endif
 }
 
-// Grid: (ceil(r / 8), sets). Turns the base grid (r / 2, 9), and that by 180 degrees in the image;
-// samples each set's cube at eight rotations.
+// Number k of a pair of rotations in the inner dimension, of their first slice (n,).
+__device__ __forceinline__ float right_number(const float2* slice, int n, int k) {
+    const int shared = STEP * SHARED_STEPS;
+    if (k >= shared) return k - shared < n ? slice[k - shared].y : 0.0f;
+    if (k < n) return slice[k].x;
+    if (k >= 2 * n) return 0.0f;
+    float2 value = slice[k - n];
+    return -0.5f * (value.x * value.x + value.y * value.y);
+}
+
+// Grid: (ceil(r / 32), sets). Turns the base grid (r / 2, 9), and that by 180 degrees in the image;
+// samples each set's cube at 16 pairs of rotations.
 // rotations (r, 9), slices (sets, r, n), fragments (sets, tiles, MOST_STEPS, 32) in the order in
-// which the lanes of a warp take the right factor. Shared memory: 8 n float2.
+// which the lanes of a warp take the left factor. Shared memory: 16 n float2.
 extern "C" __global__ void coarse_slices(const float4* cubes, int edge, const float* base,
                                          const float* turn, const float* kx, const float* ky, int n,
                                          int r, float scale, float* rotations, float2* slices,
-                                         uint2* fragments) {
+                                         uint4* fragments) {
     extern __shared__ u64 shared[];
-    float2* values = (float2*)shared;  // (8, n)
+    float2* values = (float2*)shared;  // (16, n)
     __shared__ float turned[TILE][9];
-    int first = blockIdx.x * TILE, here = min(TILE, r - first), set = blockIdx.y;
+    int pairs = r / 2, first = blockIdx.x * TILE, here = min(TILE, pairs - first);
+    int set = blockIdx.y;
     for (int e = threadIdx.x; e < 9 * here; e += blockDim.x) {
-        int turns = r / 2, number = first + e / 9;
-        const float* b = base + 9 * (size_t)(number % turns);
+        const float* b = base + 9 * (size_t)(first + e / 9);
         int row = e % 9 / 3, col = e % 3;
         float value = turn[3 * row] * b[col] + turn[3 * row + 1] * b[3 + col] +
                       turn[3 * row + 2] * b[6 + col];
-        if (number >= turns && row < 2) value = -value;
         turned[e / 9][e % 9] = value;
-        if (set == 0) rotations[9 * (size_t)first + e] = value;
+        if (set == 0) {
+            rotations[9 * (size_t)first + e] = value;
+            rotations[9 * (size_t)(pairs + first) + e] = row < 2 ? -value : value;
+        }
     }
     __syncthreads();
     const float4* cube = cubes + (size_t)set * edge * edge * edge;
@@ -95,48 +108,40 @@ extern "C" __global__ void coarse_slices(const float4* cubes, int edge, const fl
         float2 value = make_float2(0.0f, 0.0f);
         if (m < here) {
             value = slice_value(cube, edge, turned[m], kx[j], ky[j], scale);
-            slices[((size_t)set * r + first + m) * n + j] = value;
+            size_t to = ((size_t)set * r + first + m) * n + j;
+            slices[to] = value;
+            slices[to + (size_t)pairs * n] = make_float2(value.x, -value.y);
         }
         values[e] = value;
     }
     __syncthreads();
-    uint2* out = fragments + ((size_t)set * gridDim.x + blockIdx.x) * MOST_STEPS * WARP;
+    uint4* out = fragments + ((size_t)set * gridDim.x + blockIdx.x) * MOST_STEPS * WARP;
     for (int e = threadIdx.x; e < MOST_STEPS * WARP; e += blockDim.x) {
-        int step = e / WARP, lane = e % WARP;
-        const float2* row = values + lane / 4 * n;
-        unsigned parts[2];
-        for (int half = 0; half < 2; ++half) {
-            int p = step * STEP_PAIRS + lane % 4 + 4 * half;
-            float low = 0.0f, high = 0.0f;
-            if (p < n) {
-                low = row[p].x;
-                high = row[p].y;
-            } else {
-                int j = 2 * (p - n);
-                if (j < n) low = -0.5f * (row[j].x * row[j].x + row[j].y * row[j].y);
-                if (j + 1 < n)
-                    high = -0.5f * (row[j + 1].x * row[j + 1].x + row[j + 1].y * row[j + 1].y);
-            }
-            parts[half] = bfloat_pair(low, high);
+        int lane = e % WARP, k = e / WARP * STEP + lane % 4 * 2;
+        unsigned parts[4];
+        for (int part = 0; part < 4; ++part) {
+            const float2* slice = values + (lane / 4 + part % 2 * 8) * n;
+            int at = k + part / 2 * 8;
+            parts[part] = bfloat_pair(right_number(slice, n, at), right_number(slice, n, at + 1));
         }
-        out[e] = make_uint2(parts[0], parts[1]);
+        out[e] = make_uint4(parts[0], parts[1], parts[2], parts[3]);
     }
 }
 
-// Pair p of the left factor: the spectrum moved by one shift, then C^2.
-__device__ __forceinline__ unsigned left_pair(const float* a_re, const float* a_im, const float* c2,
-                                              const float2* phases, int n, int p) {
-    if (p < n) {
-        float2 moved = multiply(make_float2(a_re[p], a_im[p]), phases[p]);
-        return bfloat_pair(moved.x, moved.y);
+// Number k of a spectrum moved by one shift, and of its C^2, in the inner dimension.
+__device__ __forceinline__ float moved_number(const float* a_re, const float* a_im, const float* c2,
+                                              const float2* phases, int n, int k) {
+    const int shared = STEP * SHARED_STEPS;
+    int j = k < shared ? k : k - shared;
+    if (j < n) {
+        float2 moved = multiply(make_float2(a_re[j], a_im[j]), phases[j]);
+        return k < shared ? moved.x : moved.y;
     }
-    int j = 2 * (p - n);
-    return bfloat_pair(j < n ? c2[j] : 0.0f, j + 1 < n ? c2[j + 1] : 0.0f);
+    return k < shared && k < 2 * n ? c2[k - n] : 0.0f;
 }
 
-// Lanes 4 apart hold other shifts of the same columns. In each of three rounds a lane hands half of
-// its values over and takes the maximum with the other half: at the end it has the two columns of one
-// tile and unit.
+// Lanes of a quad hold other shifts of the same rotations. In each of two rounds a lane hands half of
+// its values over and takes the maximum with the other half: at the end it has those of one rotation.
 template <int HALF>
 __device__ __forceinline__ void hand_over(float* best, int lane, int gap) {
     bool upper = lane & gap;
@@ -151,7 +156,7 @@ __device__ __forceinline__ void hand_over(float* best, int lane, int gap) {
 // The block starts to bring a stage's tiles from ``tile`` on to shared memory.
 __device__ __forceinline__ void fetch_tiles(uint4* room, const uint4* fragments, int tile,
                                             int last) {
-    const int tile_pieces = MOST_STEPS * WARP / 2;
+    const int tile_pieces = MOST_STEPS * WARP;
     for (int e = threadIdx.x; e < min(STAGE, last - tile) * tile_pieces; e += blockDim.x)
         fetch(room + e, fragments + (size_t)tile * tile_pieces + e);
     mark_fetches();
@@ -159,15 +164,16 @@ __device__ __forceinline__ void fetch_tiles(uint4* room, const uint4* fragments,
 
 // Grid: (blocks of units, parts of the tiles). A unit is one particle and 16 of its t shifts; units of
 // particles before ``first`` are scored against the classes of set 0, others against those of set 1,
-// and no block has both. maxima (units, classes, 8 tiles): best score over the unit's shifts.
-// All warps of a block take the right factor from shared memory. They meet once a stage only, so that
-// one's maxima are taken while another's products are summed.
+// and no block has both. maxima (units, classes, 2, 16 tiles): best score over the unit's shifts, of
+// rotations and of the same with their half turn.
+// All warps of a block take the rotations from shared memory, their particles from registers. They
+// meet once a stage only, so that one's maxima are taken while another's products are summed.
 extern "C" __global__ void __launch_bounds__(COARSE_THREADS, 1)
     coarse_maxima(const float* a_re, const float* a_im, const float* c2, int stride,
                   const float2* phases, int t, int n, int particles, int first, int classes,
                   int tiles, const uint4* fragments, float* maxima) {
     extern __shared__ u64 shared[];
-    const int tile_pieces = MOST_STEPS * WARP / 2, stage_pieces = STAGE * tile_pieces;
+    const int tile_pieces = MOST_STEPS * WARP, stage_pieces = STAGE * tile_pieces;
     uint4* room = (uint4*)shared;
     int lane = threadIdx.x % WARP, warps = blockDim.x / WARP;
     int per_particle = (t + 15) / 16, per_block = warps * UNITS;
@@ -182,23 +188,24 @@ extern "C" __global__ void __launch_bounds__(COARSE_THREADS, 1)
     fragments += (size_t)set * all * tile_pieces;
     for (int stage = 0; stage < STAGES - 1; ++stage)
         fetch_tiles(room + stage * stage_pieces, fragments, tile + stage * STAGE, last);
-    unsigned a[UNITS][MOST_STEPS][4];
+    unsigned b[UNITS][2][MOST_STEPS][2];  // two columns of eight shifts to a unit
 #pragma unroll
     for (int u = 0; u < UNITS; ++u) {
         int unit = min(begin + u, end - 1), i = unit / per_particle;
         const float* re = a_re + (size_t)i * stride;
         const float* im = a_im + (size_t)i * stride;
         const float* power = c2 + (size_t)i * stride;
-        int shift = unit % per_particle * 16 + lane / 4;  // beyond t: the last one again
-        const float2* low = phases + (size_t)min(shift, t - 1) * n;
-        const float2* high = phases + (size_t)min(shift + 8, t - 1) * n;
 #pragma unroll
-        for (int step = 0; step < MOST_STEPS; ++step) {
-            int p = step * STEP_PAIRS + lane % 4;
-            a[u][step][0] = left_pair(re, im, power, low, n, p);
-            a[u][step][1] = left_pair(re, im, power, high, n, p);
-            a[u][step][2] = left_pair(re, im, power, low, n, p + 4);
-            a[u][step][3] = left_pair(re, im, power, high, n, p + 4);
+        for (int column = 0; column < 2; ++column) {
+            int shift = unit % per_particle * 16 + column * 8 + lane / 4;
+            const float2* moves = phases + (size_t)min(shift, t - 1) * n;  // beyond t: the last again
+#pragma unroll
+            for (int part = 0; part < 2 * MOST_STEPS; ++part) {
+                int k = part * 8 + lane % 4 * 2;
+                b[u][column][part / 2][part % 2] =
+                    bfloat_pair(moved_number(re, im, power, moves, n, k),
+                                moved_number(re, im, power, moves, n, k + 1));
+            }
         }
     }
     for (int used = 0; tile < last; tile += STAGE, used = used + 1 == STAGES ? 0 : used + 1) {
@@ -206,35 +213,42 @@ extern "C" __global__ void __launch_bounds__(COARSE_THREADS, 1)
         __syncthreads();  // the room that was used last is free, too
         fetch_tiles(room + (used ? used - 1 : STAGES - 1) * stage_pieces, fragments,
                     tile + (STAGES - 1) * STAGE, last);
-        const uint2* b = (const uint2*)(room + used * stage_pieces) + lane;
-        for (int group = 0; group < STAGE && tile + group < last; group += GROUP) {
-            float best[GROUP * UNITS * 2];  // tile by tile, unit by unit: even and odd column
+        for (int m = 0; m < STAGE && tile + m < last; ++m) {
+            const uint4* a = room + used * stage_pieces + m * tile_pieces + lane;
+            float sums[2][UNITS][2][4] = {};  // R and I
 #pragma unroll
-            for (int m = 0; m < GROUP; m += AT_ONCE) {
-                float c[AT_ONCE][UNITS][4] = {};
+            for (int step = 0; step < MOST_STEPS; ++step) {
+                uint4 left = a[step * WARP];
 #pragma unroll
-                for (int step = 0; step < MOST_STEPS; ++step) {
+                for (int e = 0; e < 2 * UNITS; ++e)
+                    tensor_product(sums[step >= SHARED_STEPS][e / 2][e % 2], left,
+                                   b[e / 2][e % 2][step]);
+            }
+            float best[4 * UNITS];  // sign by sign, row by row, unit by unit
 #pragma unroll
-                    for (int d = 0; d < AT_ONCE; ++d) {
-                        uint2 right = b[((group + m + d) * MOST_STEPS + step) * WARP];
+            for (int u = 0; u < UNITS; ++u) {
 #pragma unroll
-                        for (int u = 0; u < UNITS; ++u) tensor_product(c[d][u], a[u][step], right);
+                for (int row = 0; row < 2; ++row) {
+                    float plus = 0.0f, minus = 0.0f;
+#pragma unroll
+                    for (int e = 0; e < 4; ++e) {
+                        float r = sums[0][u][e / 2][2 * row + e % 2];
+                        float i = sums[1][u][e / 2][2 * row + e % 2];
+                        plus = e ? fmaxf(plus, r + i) : r + i;
+                        minus = e ? fmaxf(minus, r - i) : r - i;
                     }
-                }
-#pragma unroll
-                for (int e = 0; e < AT_ONCE * UNITS; ++e) {
-                    const float* sums = c[e / UNITS][e % UNITS];
-                    best[2 * (m * UNITS + e)] = fmaxf(sums[0], sums[2]);
-                    best[2 * (m * UNITS + e) + 1] = fmaxf(sums[1], sums[3]);
+                    best[row * UNITS + u] = plus;
+                    best[(2 + row) * UNITS + u] = minus;
                 }
             }
-            hand_over<8>(best, lane, 16);
-            hand_over<4>(best, lane, 8);
-            hand_over<2>(best, lane, 4);
-            int unit = begin + lane / 4 % UNITS, at = tile + group + lane / 4 / UNITS;
-            if (unit < end && at < last)
-                ((float2*)maxima)[((size_t)unit * all + at) * (TILE / 2) + lane % 4] =
-                    make_float2(best[0], best[1]);
+            hand_over<2 * UNITS>(best, lane, 1);
+            hand_over<UNITS>(best, lane, 2);
+            int group = tile + m, sign = lane % 2, row = lane / 4 + lane / 2 % 2 * 8;
+            size_t at = (size_t)(group / tiles * 2 + sign) * tiles + group % tiles;
+#pragma unroll
+            for (int u = 0; u < UNITS; ++u)
+                if (begin + u < end)
+                    maxima[((size_t)(begin + u) * 2 * all + at) * TILE + row] = best[u];
         }
     }
 }
@@ -244,7 +258,8 @@ extern "C" __global__ void __launch_bounds__(COARSE_THREADS, 1)
 // Best score of rotation k, class by class: over the particle's units, with the class's prior.
 __device__ __forceinline__ float rotation_score(const float* maxima, int units, int padded, int r,
                                                 int classes, const float* log_prior, int k) {
-    int at = k / r * padded + k % r;
+    int j = k % r, pairs = r / 2;
+    int at = k / r * padded + (j < pairs ? j : padded / 2 + j - pairs);
     float best = maxima[at];
     for (int unit = 1; unit < units; ++unit)
         best = fmaxf(best, maxima[(size_t)unit * classes * padded + at]);

@@ -29,9 +29,6 @@ struct float2 {
     float x, y;
 };
 static inline float2 make_float2(float x, float y) { return float2{x, y}; }
-struct uint2 {
-    unsigned x, y;
-};
 struct float4 {
     float x, y, z, w;
 };
@@ -39,7 +36,9 @@ static inline float4 make_float4(float x, float y, float z, float w) { return fl
 struct uint4 {
     unsigned x, y, z, w;
 };
-static inline uint2 make_uint2(unsigned x, unsigned y) { return uint2{x, y}; }
+static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
+    return uint4{x, y, z, w};
+}
 
 struct Dim {
     unsigned x, y, z;

@@ -48,7 +48,8 @@ def test_every_kernel_of_the_sources_is_named() -> None:
     [
         "TILE",
         "MOST_STEPS",
-        "STEP_PAIRS",
+        "SHARED_STEPS",
+        "STEP",
         "UNITS",
         "STAGE",
         "STAGES",

@@ -12,7 +12,7 @@ import pytest
 
 from reconstruct import kernels_cpu, kernels_maps, kernels_numpy
 from reconstruct.backend import describe_devices, make_backend
-from reconstruct.kernels_cuda import TILE, UNIT_SHIFTS, CudaKernels, fragment_shape
+from reconstruct.kernels_cuda import CudaKernels, fragment_shape, maxima_shape
 from reconstruct.rotations import random_rotations
 from reconstruct.search import HALF_TURN, shift_grid
 from reconstruct.update import shell_table
@@ -156,6 +156,13 @@ class CoarseCase:
         return self.case.a_re, self.case.a_im, self.case.c2
 
 
+def of_real_maps(cubes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Cubes (m, g, g, g, 2) made Hermitian, as those of maps are: half turns are conjugates."""
+    values = cubes[..., 0] + 1j * cubes[..., 1]
+    values = np.sqrt(0.5) * (values + np.flip(values, axis=(1, 2, 3)).conj())
+    return np.stack([values.real, values.imag], axis=-1).astype(np.float32)
+
+
 def coarse_case(cells: int = 5, rotations: int = 42, radius: int = 6, first: int = 2) -> CoarseCase:
     case = pose_case()
     n = case.plane.count(radius)
@@ -165,7 +172,7 @@ def coarse_case(cells: int = 5, rotations: int = 42, radius: int = 6, first: int
     rng = np.random.default_rng(8)
     return CoarseCase(
         case=case,
-        cubes=np.concatenate([case.cubes, 0.5 * case.cubes[::-1]]),
+        cubes=of_real_maps(np.concatenate([case.cubes, 0.5 * case.cubes[::-1]])),
         base=random_rotations(rng, rotations // 2).reshape(-1, 9).astype(np.float32),
         turn=random_rotations(rng, 1).ravel().astype(np.float32),
         shifts=shifts.astype(np.float32),
@@ -203,10 +210,16 @@ def twin_slices(case: CoarseCase) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
 
 
 def coarse_maxima(kernels: Implementation, case: CoarseCase, right: Any) -> npt.NDArray[Any]:
-    b, units = len(case.case.c2), -(-len(case.shifts) // UNIT_SHIFTS)
-    maxima = np.zeros((b, units, 2, -(-2 * len(case.base) // TILE) * TILE), np.float32)
+    r = 2 * len(case.base)
+    maxima = np.zeros(maxima_shape(len(case.case.c2), len(case.shifts), 2, r), np.float32)
     arguments = (*case.particles, case.phases, right, case.first, maxima)
     return kernels.call("coarse_maxima", *arguments, out=(6,))[0]
+
+
+def without_padding(maxima: npt.NDArray[Any], rotations: int) -> npt.NDArray[Any]:
+    """Both halves of the rotations, one after the other."""
+    halves = maxima.reshape(*maxima.shape[:3], 2, -1)[..., : rotations // 2]
+    return halves.reshape(*maxima.shape[:3], rotations)
 
 
 @every_cuda
@@ -227,8 +240,13 @@ def test_best_scores_over_the_shifts(
     kernels: Implementation, cells: int, rotations: int, radius: int, first: int
 ) -> None:
     case = coarse_case(cells, rotations, radius, first)
-    got = coarse_maxima(kernels, case, coarse_slices(kernels, case)[2])[..., :rotations]
-    expected = coarse_maxima(TWIN, case, twin_slices(case)[1])[..., :rotations]
+    got, expected = (
+        without_padding(coarse_maxima(one, case, right), rotations)
+        for one, right in (
+            (kernels, coarse_slices(kernels, case)[2]),
+            (TWIN, twin_slices(case)[1]),
+        )
+    )
     assert np.ptp(expected) > 20 * BFLOAT_TOLERANCE
     np.testing.assert_allclose(got, expected, atol=BFLOAT_TOLERANCE)
 
@@ -255,7 +273,8 @@ def choose(
 def test_the_best_cells_are_on_the_best_rotations(kernels: Implementation, rotations: int) -> None:
     case = coarse_case(rotations=rotations)
     maxima = coarse_maxima(TWIN, case, twin_slices(case)[1])
-    maxima[..., rotations:] = 1e9  # padding must not be taken for a rotation
+    halves = maxima.reshape(*maxima.shape[:3], 2, -1)
+    halves[..., rotations // 2 :] = 1e9  # padding must not be taken for a rotation
     for one, other in zip(choose(kernels, case, maxima), choose(TWIN, case, maxima), strict=True):
         if one.dtype.kind == "i":
             np.testing.assert_array_equal(one, other)
@@ -468,7 +487,7 @@ def test_the_order_of_threads_does_not_show(host_launcher: HostLauncher, seed: i
                 *found,
                 *choose(one, coarse, maxima),
                 *choose(one, coarse, np.ones_like(maxima)),
-                coarse_maxima(one, coarse, right)[..., :43],
+                without_padding(coarse_maxima(one, coarse, right), 42),
                 insert_halves(one, case, 2),
             ]
         )
