@@ -53,6 +53,7 @@ class Session:
     store: ParticleStore
     trained: int  # the first rows of the store that were learned from
     weigh: Callable[[Rows, int], WeightedBatch]  # rows and radius in shells
+    shell_sums: Callable[[Rows], Float64]  # (rows, 3, shells) of latest ones; see ``ShellSums``
     workers: Executor
     new_learner: Callable[..., Learner]  # an empty one; its number keys its seed; of one class,
     # or of ``n_classes``

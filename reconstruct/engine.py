@@ -8,6 +8,7 @@ made of fixed numbers of particles and everything random is keyed by (seed, star
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -39,12 +40,14 @@ from reconstruct.learner_state import restore_learner
 from reconstruct.lifecycle import Lifecycle
 from reconstruct.memory import plan_memory
 from reconstruct.noise import NoiseSpectra, noise_model_of, normalise
-from reconstruct.progress import Progress, mean_transfer
+from reconstruct.progress import Progress
 from reconstruct.races import Races
 from reconstruct.residuals import RESIDUALS_EVERY, measure_residuals
 from reconstruct.schedule import memory_window
 from reconstruct.search import WeightedBatch
+from reconstruct.search_ahead import SearchAhead
 from reconstruct.separation import class_overlaps
+from reconstruct.shell_sums import ShellSums, mean_transfer
 from reconstruct.snapshot import LEAST_PARTICLES, class_snapshots, honest_resolution, tells_signal
 from reconstruct.store import ParticleStore, ctf_parameters
 from reconstruct.symmetry_course import SymmetryCourse
@@ -127,13 +130,14 @@ class Engine(Races):
         self._course = Course(settings, layout.schedule)
         self._life = Lifecycle(
             most_classes=settings.n_classes + MOST_BORN,
-            splitting=settings.symmetry
-            == "C1",  # siblings could not be turned into a group's frame
+            splitting=settings.symmetry == "C1",  # siblings cannot be turned to a group's axes
         )
         self._learners: list[Learner] = []
         self._set_pace(settings.start_stretch or 1.0)
         self._learners = [self._new_learner(i) for i in range(settings.starts)]
         self._progress = Progress(self.max_radius)
+        self._sums = ShellSums(self.plane, self.backend)
+        self._ahead = SearchAhead()
         self._presented = 0
         self._step = 0
         self._workers = ThreadPoolExecutor(max_workers=usable_cores())
@@ -246,6 +250,7 @@ class Engine(Races):
             store=self._store,
             trained=self._course.trained,
             weigh=self._weighted,
+            shell_sums=partial(self._sums.of, noise=self._noise.variance(), weigh=self._weighted),
             workers=self._workers,
             new_learner=partial(self._new_learner, n_classes=1),
         )
@@ -271,43 +276,49 @@ class Engine(Races):
         local: bool = False,
         window: float | None = None,
     ) -> StepReport:
-        leader_before = self._leader
+        leader_before, noise, began = self._leader, self._noise.variance(), time.perf_counter()
+        ahead = None
+        if new and not cold and len(self._awake) == 1:
+            ahead = self._ahead.take(
+                leader_before, self._store, rows, waiting=self._usable - int(rows[0]), noise=noise,
+                weigh=self._weighted, sums=self._sums.of_batch, workers=self._workers,
+            )  # fmt: skip
         rows, half = self._store.by_half(rows)
         start = Start(**self._store.poses(rows)) if local else None
         result: LearnResult | None = None
-        evidence, transfer = 0.0, np.zeros(0)
         with _BLAS.limit(limits=1, user_api="blas"):
             weighted: dict[int, WeightedBatch] = {}  # starts of a race mostly share a radius
             for learner in self._awake:
-                radius = learner.insert_radius
-                if radius not in weighted:
-                    weighted[radius] = self._weighted(rows, radius)
                 remembered = window or memory_window(
                     self._course.trained, learner.presented, cold=cold, schedule=learner.schedule
                 )
+                remembered = spherical.window_of(learner, remembered)
+                if ahead is not None:
+                    result = learner.take_in(
+                        ahead[0], window=remembered, workers=self._workers, began=began
+                    )
+                    continue
+                radius = learner.insert_radius
+                if radius not in weighted:
+                    weighted[radius] = self._weighted(rows, radius)
                 found = learner.learn(
-                    weighted[radius],
-                    half,
-                    window=spherical.window_of(learner, remembered),
-                    cold=cold,
-                    workers=self._workers,
+                    weighted[radius], half, window=remembered, cold=cold, workers=self._workers,
                     start=start,
-                )
+                )  # fmt: skip
                 if learner is leader_before:
-                    result = found
-                    evidence = float(found.poses.evidence.mean())
-                    transfer = mean_transfer(weighted[radius], self.plane, self.backend)
+                    result, batch = found, weighted[radius]
         assert result is not None
+        evidence = float(result.poses.evidence.mean())
+        sums = self._sums.of_batch(batch) if ahead is None else ahead[1]
+        if new:
+            self._sums.keep(rows, sums, noise)
         self._remember(rows, result)
         if not cold:
             leader = self._leader
             self._progress.after_update(
-                leader.fsc,
-                presented=leader.presented,
-                new_particles=new,
-                evidence=evidence,
-                transfer=transfer,
-            )
+                leader.fsc, presented=leader.presented, new_particles=new, evidence=evidence,
+                transfer=mean_transfer(sums, self.plane),
+            )  # fmt: skip
             if self._noise.model.source == "residuals" and self._step % RESIDUALS_EVERY == 0:
                 measured = measure_residuals(
                     leader, self._store, rows, result, half,

@@ -14,7 +14,7 @@ import numba
 import numpy as np
 from numba import uintp
 
-from reconstruct.kernels_images import ctf_rows, normalise_images
+from reconstruct.kernels_images import ctf_rows, normalise_images, shell_sums
 from reconstruct.vector_loads import add_between, between
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "normalise_images",
     "refine_poses",
     "select_cells",
+    "shell_sums",
 ]
 
 # Reassociation lets sums vectorise; infinities and NaNs keep their meaning.

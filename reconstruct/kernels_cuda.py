@@ -54,6 +54,7 @@ KERNEL_NAMES = (
     "posterior_weights",
     "refine_poses",
     "shell_ridges",
+    "shell_sums",
     "shell_weights",
     "weigh_rows",
     "window_maps",
@@ -75,6 +76,7 @@ UNITS = 2
 STAGE = 4
 STAGES = 3
 SELECT_ROOM = 1024
+SPAN_COLUMNS = 10  # of a span of particles that is back-projected
 UNIT_SHIFTS = 16
 MULTIPROCESSORS = 132  # of an H100 or H200; each takes one block of the coarse pass at a time
 LEFT_TILES = 12  # what a block's left factor costs to make, in tiles
@@ -273,34 +275,40 @@ class CudaKernels:
         self._launch("posterior_weights", grid, ROW_THREADS, arguments, 4 * warps * classes)
 
     def insert_halves(
-        self, statistics: Any, first: int, decay: Any, kx: Any, ky: Any, ikx: Any, iky: Any,
-        scale: float, box: float, a_re: Any, a_im: Any, c2: Any, n: int,
-        cell_rotation: Any, cell_rotation_id: Any, cell_shift: Any, cell_class: Any,
-        cell_weight: Any, cell_count: Any,
+        self, statistics: Any, decay: Any, kx: Any, ky: Any, ikx: Any, iky: Any,
+        scale: float, box: float, n: int, *spans: Any,
     ) -> None:  # fmt: skip
         """Let statistics (2, K, ...) fade by ``decay`` (K,) and back-project particles into them.
 
-        Particles before ``first`` are of half-set 0, the others of 1.
+        Parameters
+        ----------
+        spans
+            One after another, of each span of particles: how many are of half-set 0, which come
+            first; their a_re, a_im, c2; rotation, rotation_id, shift, class, weight and count of
+            their cells. How particles are divided into spans does not show in the bits.
         """
         xp = self._xp
-        b, capacity = cell_rotation_id.shape
+        parts = [spans[i : i + SPAN_COLUMNS] for i in range(0, len(spans), SPAN_COLUMNS)]
         classes, edge, width = statistics.shape[1], statistics.shape[2], statistics.shape[4]
         length = _table_length(n)
-        head = np.int32(62 - math.ceil(math.log2(SLICE_SAMPLES * max(b, 1))))
-        stride = np.int32(c2.shape[1])
+        total = sum(len(part[1]) for part in parts)
+        head = np.int32(62 - math.ceil(math.log2(SLICE_SAMPLES * max(total, 1))))
         largest = xp.zeros(2, np.uint32)
         sums = xp.zeros(statistics.size, np.int64)
-        self._launch(
-            "largest_value", (b,), ROW_THREADS, (a_re, a_im, c2, stride, np.int32(n), largest)
-        )
-        arguments = (
-            sums, np.int32(edge), np.int32(width), np.int32(first), np.int32(classes), kx, ky, ikx,
-            iky, np.float32(scale), np.float32(box), a_re, a_im, c2, stride, np.int32(n),
-            np.int32(length), cell_rotation, cell_rotation_id, cell_shift, cell_class, cell_weight,
-            cell_count, np.int32(capacity), largest, head,
-        )  # fmt: skip
-        shared_bytes = 8 * (2 * capacity * length + (capacity + 1) // 2)
-        self._launch("insert_particles", (b,), REFINE_THREADS, arguments, shared_bytes)
+        for _, a_re, a_im, c2, *_cells in parts:
+            arguments = a_re, a_im, c2, np.int32(c2.shape[1]), np.int32(n), largest
+            self._launch("largest_value", (len(a_re),), ROW_THREADS, arguments)
+        for first, a_re, a_im, c2, *cells in parts:
+            capacity = cells[1].shape[1]
+            arguments = (
+                sums, np.int32(edge), np.int32(width), np.int32(first), np.int32(classes), kx, ky,
+                ikx, iky, np.float32(scale), np.float32(box), a_re, a_im, c2,
+                np.int32(c2.shape[1]), np.int32(n), np.int32(length), *cells, np.int32(capacity),
+                largest, head,
+            )  # fmt: skip
+            shared_bytes = 8 * (2 * capacity * length + (capacity + 1) // 2)
+            grid = (len(a_re),)
+            self._launch("insert_particles", grid, REFINE_THREADS, arguments, shared_bytes)
         size = statistics.size
         folded = (
             sums, largest, head, np.int64(size), np.int64(size // (2 * classes)),
@@ -334,6 +342,12 @@ class CudaKernels:
             kx, ky, np.float64(step), np.int32(a_re.shape[1]), a_re, a_im, c2,
         )  # fmt: skip
         self._launch("weigh_rows", (places.shape[1],), ROW_THREADS, arguments)
+
+    def shell_sums(self, a_re: Any, a_im: Any, c2: Any, starts: Any, out: Any) -> None:
+        """Sums over each shell; see ``kernels_images``."""
+        b, _, shells = out.shape
+        arguments = a_re, a_im, c2, np.int32(c2.shape[1]), starts, np.int32(shells), out
+        self._launch("shell_sums", (b,), WARP, arguments)
 
     def normalise_images(self, images: Any, outside: Any, out: Any) -> None:
         """Background mean 0 and deviation 1."""

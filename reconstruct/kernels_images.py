@@ -10,7 +10,7 @@ from typing import Any
 
 import numba
 
-__all__ = ["ctf_rows", "normalise_images"]
+__all__ = ["ctf_rows", "normalise_images", "shell_sums"]
 
 _OPTIONS: dict[str, Any] = {
     "nogil": True,
@@ -65,3 +65,21 @@ def normalise_images(images, outside, out):  # type: ignore[no-untyped-def]
         gain = 1.0 / deviation if deviation > 0 else 1.0
         for p in range(pixels):
             target[p] = (source[p] - mean) * gain
+
+
+@numba.njit(**_OPTIONS)
+def shell_sums(a_re, a_im, c2, starts, out):  # type: ignore[no-untyped-def]
+    """Sums over the coefficients of each shell into ``out`` (b, 3, shells).
+
+    Of C^2 / noise, of its square, and of |A|^2. Shell s + 1 holds the coefficients from
+    ``starts[s]`` (shells + 1, or more) to ``starts[s + 1]``.
+    """
+    for i in range(out.shape[0]):
+        for s in range(out.shape[2]):
+            transfer, square, power = 0.0, 0.0, 0.0
+            for j in range(starts[s], starts[s + 1]):
+                value = float(c2[i, j])
+                transfer += value
+                square += value * value
+                power += float(a_re[i, j]) ** 2 + float(a_im[i, j]) ** 2
+            out[i, 0, s], out[i, 1, s], out[i, 2, s] = transfer, square, power

@@ -7,6 +7,8 @@ scores keep the order of their index.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -23,6 +25,7 @@ __all__ = [
     "refine_poses",
     "sample_cube",
     "select_cells",
+    "shell_sums",
     "weigh_rows",
     "wiener_quotient",
 ]
@@ -266,18 +269,17 @@ def insert_particles(
 
 
 def insert_halves(
-    statistics: Float, first: int, decay: Float, kx: Float, ky: Float, ikx: Int, iky: Int,
-    scale: float, box: float, a_re: Float, a_im: Float, c2: Float, n: int,
-    cell_rotation: Float, cell_rotation_id: Int, cell_shift: Float, cell_class: Int,
-    cell_weight: Float, cell_count: Int,
+    statistics: Float, decay: Float, kx: Float, ky: Float, ikx: Int, iky: Int,
+    scale: float, box: float, n: int, *spans: Any,
 ) -> None:  # fmt: skip
     """Let statistics (2, K, ...) fade and add the particles of each half-set to theirs."""
     statistics *= decay[:, None, None, None, None]
-    for h, members in enumerate((np.arange(first), np.arange(first, len(cell_count)))):
-        insert_particles(
-            statistics[h], members, kx, ky, ikx, iky, scale, box, a_re, a_im, c2, n,
-            cell_rotation, cell_rotation_id, cell_shift, cell_class, cell_weight, cell_count,
-        )  # fmt: skip
+    for i in range(0, len(spans), 10):
+        first, a_re, a_im, c2, *cells = spans[i : i + 10]
+        for h, members in enumerate((np.arange(first), np.arange(first, len(c2)))):
+            insert_particles(
+                statistics[h], members, kx, ky, ikx, iky, scale, box, a_re, a_im, c2, n, *cells
+            )
 
 
 def sample_cube(cube: Complex, points: Float, out: Complex) -> None:
@@ -325,6 +327,14 @@ def weigh_rows(
     weighted = ctf / variance[group]
     a_re[:], a_im[:] = spectra.real[:, :n] * weighted, spectra.imag[:, :n] * weighted
     c2[:] = ctf * weighted
+
+
+def shell_sums(a_re: Float, a_im: Float, c2: Float, starts: Int, out: Float) -> None:
+    """C^2, C^4 and |A|^2 summed over each shell into out (b, 3, shells)."""
+    power = a_re.astype(np.float64) ** 2 + a_im.astype(np.float64) ** 2
+    for row, values in enumerate((c2.astype(np.float64), c2.astype(np.float64) ** 2, power)):
+        for s in range(out.shape[2]):
+            out[:, row, s] = values[:, starts[s] : starts[s + 1]].sum(axis=1)
 
 
 def normalise_images(images: Float, outside: npt.NDArray[np.bool_], out: Float) -> None:

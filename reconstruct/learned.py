@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from reconstruct.backend import Backend
 from reconstruct.classes import blur_classes, class_mass
-from reconstruct.search import Poses
+from reconstruct.search import Poses, WeightedBatch
 from reconstruct.search_device import posterior
 from reconstruct.types import SearchCount
 
-__all__ = ["LearnResult", "Start", "first_half", "learned"]
+__all__ = ["LearnResult", "Searched", "Span", "Start", "first_half", "learned"]
 
 Float32 = npt.NDArray[np.float32]
 
@@ -37,6 +37,28 @@ class LearnResult:
     class_mass: Float32  # (b, K)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     searches: tuple[SearchCount, ...] = ()
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive particles of a batch with their posterior, those of half-set 0 first."""
+
+    batch: WeightedBatch
+    first: int  # particles of half-set 0
+    poses: Poses
+    weights: Any  # (b, keep) on the backend
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search found out about a minibatch, before anything is learned from it."""
+
+    spans: tuple[Span, ...]  # on a device those of a larger search may lie apart
+    found: LearnResult  # of all half-set 0, then of all half-set 1
+    temperature: float = 1.0  # of the posterior
+
+    def __len__(self) -> int:
+        return len(self.found.class_mass)
 
 
 def learned(

@@ -18,14 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct import device_maps, host_maps
+from reconstruct.accumulate import accumulate
 from reconstruct.annealing import annealed, temperature_for
 from reconstruct.backend import Backend, cpu_backend
 from reconstruct.centring import centred
 from reconstruct.classes import similarity_at
 from reconstruct.extent import particle_radius_pixels
 from reconstruct.fourier import HalfPlane
-from reconstruct.learned import LearnResult, Start, first_half, learned
-from reconstruct.optimizer import Optimizer, gradient_step
+from reconstruct.learned import LearnResult, Searched, Span, Start, first_half, learned
+from reconstruct.optimizer import Optimizer
 from reconstruct.pose_search import find_poses
 from reconstruct.positivity import Positivity
 from reconstruct.rotations import random_rotations
@@ -35,7 +36,7 @@ from reconstruct.schedule import (
     grow_radius,
     growth_due,
     mask_fits,
-    references_due,
+    particles_to_renewal,
     search_cuts,
 )
 from reconstruct.search import Poses, SearchPlan, WeightedBatch, local_start, make_plan
@@ -83,6 +84,8 @@ class Learner:
     statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 2, 3), np.float32))
     cubes: Float32 | None = None  # references (K or 2 K, g, g, g, ..), of all or of each half-set
     stale: int = 0  # particles presented since the references were made
+    drawn: int = 0  # updates when they were made
+    prior: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) class shares at that time
     group: str = "C1"  # symmetry that maps are averaged over
     split: bool = False  # whether the half-sets have references of their own
     coarse_radius: int = 0  # shells of a wide coarse pass; 0: the usual one
@@ -98,13 +101,14 @@ class Learner:
 
     def __post_init__(self) -> None:
         """Fill what depends on the number of classes and on the backend."""
-        self._plane = replace(
+        self.placed = replace(  # where the kernels are
             self.plane,
             kx=self.backend.asarray(self.plane.kx),
             ky=self.backend.asarray(self.plane.ky),
         )
         if not len(self.class_share):
             self.class_share = np.full(self.n_classes, 1.0 / self.n_classes)
+            self.prior = self.class_share.copy()
             self.mass = np.zeros(self.n_classes)
             self.mask_radius = np.full(self.n_classes, self.grid.mask_radius_pixels)
             self.resting = np.zeros(self.n_classes, np.bool_)
@@ -123,7 +127,8 @@ class Learner:
         return min(self.radius + self.schedule.insert_beyond, self.max_radius)
 
     def _rng(self) -> np.random.Generator:
-        return np.random.default_rng([*self.seed, self.updates])
+        """Of a search: the same until the references are made anew."""
+        return np.random.default_rng([*self.seed, self.drawn])
 
     def _reserve(self, radius: int) -> None:
         """Make the statistics reach ``radius`` shells, keeping what they hold."""
@@ -226,35 +231,56 @@ class Learner:
         """
         began = self.clock()
         first = first_half(half)
+        searched = self.look(batch, first, cold=cold, workers=workers, start=start)
+        if self.positivity.due(self.updates, cold=cold):
+            self._judge_cut(batch, first, searched.found, workers)
+        return self.take_in(searched, window=window, workers=workers, began=began)
+
+    def look(
+        self,
+        batch: WeightedBatch,
+        first: int,
+        *,
+        cold: bool,
+        workers: Executor,
+        start: Start | None = None,
+    ) -> Searched:
+        """Posterior of a batch, whose first ``first`` particles are of half-set 0."""
         poses, searches = self.search(
             batch, first, self._rng(), cold=cold, workers=workers, start=start
         )
         share = self.initial_ess_fraction if cold else 0.0
         share = annealed(share, self.presented, cold_presented=self.schedule.cold_presented)
-        self.temperature = temperature_for(poses, share, self.backend)
+        temperature = temperature_for(poses, share, self.backend)
         weights, found = learned(
-            poses, self.n_classes, self._similarity, self.backend, temperature=self.temperature
+            poses, self.n_classes, self.similarity, self.backend, temperature=temperature
         )
-        if self.positivity.due(self.updates, cold=cold):
-            self._judge_cut(batch, first, found, workers)
-        searched = self.clock()
-        self._accumulate(batch, first, poses, weights, found.class_mass, window, workers)
+        span = Span(batch, first, poses, weights)
+        return Searched((span,), replace(found, searches=searches), temperature)
+
+    def take_in(
+        self, searched: Searched, *, window: float, workers: Executor, began: float | None = None
+    ) -> LearnResult:
+        """Learn from a minibatch that was searched, ``began`` by the clock; see ``learn``."""
+        looked = self.clock()
+        found, count = searched.found, len(searched)
+        self.temperature = searched.temperature
+        accumulate(self, searched, window, workers)
         inserted = self.clock()
-        self.presented += len(batch)
-        self.stale += len(batch)
+        self.presented += count
+        self.stale += count
         self.updates += 1
         if self.cubes is not None:
-            keep = np.exp(-len(batch) / EVIDENCE_MEMORY)
+            keep = np.exp(-count / EVIDENCE_MEMORY)
             mean = float(found.poses.evidence.mean())
             self.evidence = keep * self.evidence + (1 - keep) * mean
-        self._renew(workers, len(batch))
-        done = self.clock()
+        self._renew(workers, count)
         stages = {
-            "search": searched - began,
-            "insert": inserted - searched,
-            "reconstruct": done - inserted,
+            "search": looked - (looked if began is None else began),
+            "insert": inserted - looked,
+            "reconstruct": self.clock() - inserted,
         }
-        return replace(found, stage_seconds=stages, searches=searches)
+        return replace(found, stage_seconds=stages)
 
     def _judge_cut(
         self, batch: WeightedBatch, first: int, found: LearnResult, workers: Executor
@@ -281,14 +307,15 @@ class Learner:
     ) -> None:
         """Learn from poses on the backend that are known, without a search."""
         weights, found = learned(poses, self.n_classes, 0.0, self.backend)
-        first = first_half(half)
-        self._accumulate(batch, first, poses, weights, found.class_mass, np.inf, workers)
+        span = Span(batch, first_half(half), poses, weights)
+        accumulate(self, Searched((span,), found), np.inf, workers)
         self.presented += len(batch)
         self.stale += len(batch)
         self._renew(workers, len(batch))
 
     @property
-    def _similarity(self) -> float:
+    def similarity(self) -> float:
+        """Class similarity in force now."""
         return similarity_at(
             self.presented, self.class_similarity, cold_presented=self.schedule.cold_presented
         )
@@ -312,7 +339,7 @@ class Learner:
             known = local_start(rotation, np.zeros((b, 2), np.float32), classes, keep=1, xp=xp)
             return known, ()
         plan = self.plan(cold=cold, local=start is not None)
-        smoothed = (self.class_share + 0.02 / self.n_classes) / 1.02
+        smoothed = (self.prior + 0.02 / self.n_classes) / 1.02
         log_class_weights = np.log(smoothed).astype(np.float32)
         cubes, resting = self.cubes, self.resting
         if only is not None:
@@ -327,7 +354,7 @@ class Learner:
             batch,
             cubes,
             first if self.split else b,
-            self._plane,
+            self.placed,
             plan,
             scale=self.grid.scale,
             log_class_weights=log_class_weights,
@@ -354,52 +381,6 @@ class Learner:
         found, _ = self.search(batch, first, rng, cold=False, workers=workers, start=None, only=k)
         return learned(found, 1, 0.0, self.backend)[1]
 
-    def _accumulate(
-        self,
-        batch: WeightedBatch,
-        first: int,
-        poses: Poses,
-        weights: Float32,
-        mass: Float32,
-        window: float,
-        workers: Executor,
-    ) -> None:
-        received = mass.sum(axis=0, dtype=np.float64)  # (K,)
-        # A class forgets by what it receives, so a rare one keeps its particles for longer.
-        decay = np.exp(-received * self.n_classes / window).astype(np.float32)
-        self.mass = self.mass * decay + received
-        keep = np.exp(-len(batch) / min(window, 3000.0))
-        self.class_share = keep * self.class_share + (1 - keep) * received / len(batch)
-        if self.resting.any():
-            weights = weights * self.backend.asarray(~self.resting)[poses.class_index]
-        particles = (
-            self._plane.kx, self._plane.ky, *self._plane.integers,
-            np.float32(self.grid.scale), float(self.plane.box),
-            batch.a_re, batch.a_im, batch.c2, self.plane.count(self.insert_radius),
-            poses.rotation, poses.rotation_id, poses.shift, poses.class_index, weights, poses.count,
-        )  # fmt: skip
-        kernels, em = self.backend.kernels, self.optimizer.name == "em"
-        target = self.statistics if em else self.backend.xp.zeros_like(self.statistics)
-        if self.backend.on_device:
-            kept = self.backend.asarray(decay if em else np.ones_like(decay))
-            kernels.insert_halves(target, first, kept, *particles)
-        else:
-            for k in range(self.n_classes):
-                if em and decay[k] < 1:
-                    self.statistics[:, k] *= float(decay[k])
-
-            def insert(h: int) -> None:
-                members = np.arange(0, first) if h == 0 else np.arange(first, len(batch))
-                kernels.insert_particles(target[h], members, *particles)
-
-            for _ in workers.map(insert, (0, 1)):
-                pass
-        if not em:
-            self.velocity = gradient_step(
-                self.statistics, target, self.velocity, decay=decay, optimizer=self.optimizer,
-                updates=self.updates, scale=self.grid.scale, backend=self.backend,
-            )  # fmt: skip
-
     def _renew(self, workers: Executor, added: int) -> None:
         """Compare the half maps if it is time, grow the radius, make the next volumes.
 
@@ -410,7 +391,7 @@ class Learner:
         grows = waiting and growth_due(self.growth, presented, stale, schedule)
         fits = mask_fits(presented, schedule) > mask_fits(presented - stale, schedule)
         outdated = self.cubes is None or self.optimizer.name != "em"
-        outdated |= references_due(stale, self.class_share, self.mass, schedule)
+        outdated |= stale > particles_to_renewal(self.class_share, self.mass, schedule)
         if not (outdated or grows or fits):
             return
         every = self.updates % FSC_EVERY == 0 or stale > added
@@ -429,7 +410,7 @@ class Learner:
 
     def make_references(self, workers: Executor | None = None) -> None:
         """Make what particles are scored against next."""
-        self.stale = 0
+        self.stale, self.drawn, self.prior = 0, self.updates, self.class_share.copy()
         sets, radius = 2 if self.split else 1, self.radius
         if self.backend.on_device:
             self.cubes = device_maps.reference_cubes(

@@ -20,10 +20,10 @@ from reconstruct.types import EngineSettings
 __all__ = ["dump_learner", "new_learner", "restore_learner"]
 
 _PLAIN = (
-    *("presented", "updates", "stale", "evidence", "split", "group", "temperature"),
+    *("presented", "updates", "stale", "drawn", "evidence", "split", "group", "temperature"),
     *("coarse_radius", "aside"),
 )
-_ARRAYS = ("class_share", "mass", "mask_radius")
+_ARRAYS = ("class_share", "prior", "mass", "mask_radius")
 
 
 def new_learner(
@@ -86,7 +86,7 @@ def restore_learner(
     for name in _PLAIN:
         setattr(learner, name, meta.get(name, getattr(learner, name)))
     for name in _ARRAYS:
-        setattr(learner, name, np.array(arrays[name], np.float64))
+        setattr(learner, name, np.array(arrays.get(name, arrays["class_share"]), np.float64))
     learner.positivity.restore(meta)
     learner.statistics = learner.backend.asarray(np.array(arrays["statistics"], np.float32))
     moving = arrays.get("velocity")

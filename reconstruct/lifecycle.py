@@ -415,7 +415,7 @@ class Lifecycle:
         if trained < self.quiet_until:
             return []
         self.quiet_until = trained + WATCH_EVERY
-        sigmas = newcomers(session.store, trained, session.learner, session.weigh)
+        sigmas = newcomers(session.store, trained, session.shell_sums)
         if sigmas > self.sigmas:
             self.alarm_at, self.sign = trained, sigmas
         return []

@@ -11,17 +11,13 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.learner import Learner
-from reconstruct.search import WeightedBatch
 from reconstruct.store import ParticleStore
 
 __all__ = ["contrast", "newcomers", "outlying"]
 
 Float64 = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
-Weigh = Callable[[Rows, int], WeightedBatch]
 
-RADIUS = 8  # shells
 LATEST = 200  # particles that are compared
 GAP = 400  # particles between them and those before, which newcomers may have slipped into
 BEFORE = 2000  # at most, of those before
@@ -29,10 +25,10 @@ FEWEST_BEFORE = 800
 TAIL = 0.05  # of those before, on each side
 
 
-def newcomers(store: ParticleStore, trained: int, learner: Learner, weigh: Weigh) -> float:
+def newcomers(store: ParticleStore, trained: int, sums: Callable[[Rows], Float64]) -> float:
     """By how many standard deviations the latest particles have more outliers than those before.
 
-    0 where there are too few to compare.
+    0 where there are too few to compare. ``sums`` gives what ``ShellSums`` does of rows.
     """
     stop = trained - LATEST
     before = np.arange(max(0, stop - GAP - BEFORE), max(0, stop - GAP))
@@ -41,7 +37,7 @@ def newcomers(store: ParticleStore, trained: int, learner: Learner, weigh: Weigh
     if len(before) < FEWEST_BEFORE:
         return 0.0
     rows = np.concatenate([before, np.arange(stop, trained)])
-    power = _low_power(rows, learner, weigh)
+    power = _unexplained(sums(rows))
     evidence = np.asarray(store["evidence"][rows], np.float64)
     outside = outlying(power, evidence, len(before))
     return contrast(outside[: len(before)], outside[len(before) :])
@@ -68,19 +64,14 @@ def outlying(power: Float64, evidence: Float64, before: int) -> npt.NDArray[np.b
     return outside
 
 
-def _low_power(rows: Rows, learner: Learner, weigh: Weigh) -> Float64:
-    """Power of images at low resolution, less what their CTF accounts for, (len(rows),)."""
-    plane, backend = learner.plane, learner.backend
-    radius = min(RADIUS, learner.max_radius)
-    n = plane.count(radius)
-    batch = weigh(rows, radius)
-    c2 = batch.c2[:, :n]
-    inside = backend.constant(plane.shell[:n, None] == np.arange(1, radius + 1), np.float32)
-    images = (batch.a_re[:, :n] ** 2 + batch.a_im[:, :n] ** 2).sum(axis=1, keepdims=True)
-    # Expected: per shell, C^4 times the signal's power and C^2 times the noise's.
-    parts = [images, backend.xp.ones_like(images), c2 @ inside, (c2 * c2) @ inside]
-    found = backend.asnumpy(backend.xp.concatenate(parts, axis=1)).astype(np.float64)
-    power, table = found[:, 0], found[:, 1:]
+def _unexplained(sums: Float64) -> Float64:
+    """Power of images at low resolution, less what their CTF accounts for, (rows,).
+
+    Expected is, per shell, C^4 times the signal's power and C^2 times the noise's; both powers are
+    fitted. ``sums`` (rows, 3, shells) are those of C^2, C^4 and of the images' power.
+    """
+    power = sums[:, 2].sum(axis=1)
+    table = np.concatenate([np.ones((len(sums), 1)), sums[:, 0], sums[:, 1]], axis=1)
     fit = np.linalg.lstsq(table.T @ table, table.T @ power, rcond=None)[0]
     expected = table @ fit
     residual: Float64 = (power - expected) / np.maximum(expected, 1e-12)

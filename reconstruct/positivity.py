@@ -46,9 +46,14 @@ class Positivity:
         """Take over the flags of some ``classes`` of another's ``n_classes``."""
         self._cut = other.flags(n_classes)[list(classes)]
 
+    @property
+    def judges(self) -> bool:
+        """Whether it compares at all."""
+        return self._mode == "auto"
+
     def due(self, updates: int, *, cold: bool) -> bool:
         """Whether it is time to compare: never while the map is being found."""
-        return self._mode == "auto" and not cold and updates % JUDGE_EVERY == 0
+        return self.judges and not cold and updates % JUDGE_EVERY == 0
 
     def judge(
         self,

@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.backend import Backend
-from reconstruct.fourier import HalfPlane, centred_rfftn, shell_index
+from reconstruct.fourier import centred_rfftn, shell_index
 from reconstruct.quality import RESOLUTION_FSC
-from reconstruct.search import WeightedBatch
 from reconstruct.types import Phase, Snapshot
 
-__all__ = ["Progress", "mean_transfer", "supported_shells"]
+__all__ = ["Progress", "supported_shells"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -41,15 +39,6 @@ def supported_shells(fsc: npt.NDArray[np.floating]) -> int:
     """Shells from the centre out in which the half-maps agree."""
     below = np.flatnonzero(np.asarray(fsc)[1:] < RESOLUTION_FSC)
     return int(below[0]) if len(below) else len(fsc) - 1
-
-
-def mean_transfer(batch: WeightedBatch, plane: HalfPlane, backend: Backend) -> Float64:
-    """Mean C^2 over noise of a batch in each shell (max_radius + 1,), 0 where none was used."""
-    mean = backend.asnumpy(batch.c2.mean(axis=0)).astype(np.float64)  # one row to the host
-    shells = plane.max_radius + 1
-    sums = np.bincount(plane.shell[: len(mean)], mean, minlength=shells)
-    counts = np.bincount(plane.shell[: len(mean)], minlength=shells)
-    return np.asarray(sums / np.maximum(counts, 1))
 
 
 class Progress:

@@ -18,7 +18,7 @@ __all__ = [
     "growth_due",
     "mask_fits",
     "memory_window",
-    "references_due",
+    "particles_to_renewal",
     "search_cuts",
 ]
 
@@ -95,17 +95,15 @@ def mask_fits(presented: float, schedule: Schedule) -> int:
     return int(even // schedule.mask_every + late)
 
 
-def references_due(
-    stale: int,
-    share: npt.NDArray[np.floating],
-    mass: npt.NDArray[np.floating],
-    schedule: Schedule,
-) -> bool:
-    """Whether ``stale`` more particles have changed some class's map by enough to make it anew.
+def particles_to_renewal(
+    share: npt.NDArray[np.floating], mass: npt.NDArray[np.floating], schedule: Schedule
+) -> float:
+    """Particles beyond which some class's map has changed by enough to be made anew.
 
     ``share`` (K,) of them goes to a class, ``mass`` (K,) is the particles that it remembers.
     """
-    return bool((stale * share > schedule.renew_share * mass).any())
+    fed = share > 0
+    return float(np.min(schedule.renew_share * mass[fed] / share[fed], initial=np.inf))
 
 
 def memory_window(seen: int, presented: float, *, cold: bool, schedule: Schedule) -> float:

@@ -334,9 +334,11 @@ def empty_poses(b: int, keep: int, xp: Any = np) -> Poses:
     )
 
 
-def pose_rows(poses: Poses, rows: slice) -> Poses:
-    """The particles ``rows``, as views."""
-    return Poses(**{name: getattr(poses, name)[rows] for name in _COLUMNS})
+def pose_rows(poses: Poses, rows: slice | npt.NDArray[np.intp]) -> Poses:
+    """The particles ``rows``, as views of a slice."""
+    columns = {name: getattr(poses, name) for name in _COLUMNS}
+    some = {name: column[rows] if len(column) else column for name, column in columns.items()}
+    return Poses(**some, levels=poses.levels)
 
 
 def prepare_coarse(

@@ -1,4 +1,4 @@
-// One row per particle: CTF, weighting, background; and sums over shells.
+// One row per particle: CTF, weighting, background, sums over shells.
 
 // -sin(chi) with the phase reduced in double precision: it reaches hundreds of radians.
 __device__ __forceinline__ float ctf_value(const double* u, float kx, float ky, double step) {
@@ -56,4 +56,23 @@ extern "C" __global__ void normalise_images(const float* images, const unsigned 
     double gain = deviation > 0.0 ? 1.0 / deviation : 1.0;
     for (int p = threadIdx.x; p < pixels; p += blockDim.x)
         target[p] = (float)((source[p] - mean) * gain);
+}
+
+// Grid: one block per particle of n coefficients; shell s + 1 holds those from starts[s] to
+// starts[s + 1]. out (b, 3, shells): sums of C^2 / noise, of its square, of |A|^2.
+extern "C" __global__ void shell_sums(const float* a_re, const float* a_im, const float* c2, int n,
+                                      const int* starts, int shells, float* out) {
+    size_t i = blockIdx.x;
+    for (int s = threadIdx.x; s < shells; s += blockDim.x) {
+        double transfer = 0.0, square = 0.0, power = 0.0;
+        for (int j = starts[s]; j < starts[s + 1]; ++j) {
+            double value = c2[i * n + j], re = a_re[i * n + j], im = a_im[i * n + j];
+            transfer += value;
+            square += value * value;
+            power += re * re + im * im;
+        }
+        out[(3 * i) * shells + s] = (float)transfer;
+        out[(3 * i + 1) * shells + s] = (float)square;
+        out[(3 * i + 2) * shells + s] = (float)power;
+    }
 }

@@ -58,6 +58,7 @@ def session_of(engine: Engine, workers: ThreadPoolExecutor) -> Session:
         store=engine._store,
         trained=PARTICLES,
         weigh=engine._weighted,
+        shell_sums=partial(engine._sums.of, noise=engine._noise.variance(), weigh=engine._weighted),
         workers=workers,
         new_learner=partial(new_learner, SETTINGS, engine._layout, backend=engine.backend),
     )

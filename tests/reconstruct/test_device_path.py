@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reconstruct import learner as learner_module
 from reconstruct import spherical
 from reconstruct.backend import Backend, DeviceError, cpu_backend, describe_devices, make_backend
 from reconstruct.engine import Engine
@@ -16,6 +17,7 @@ from reconstruct.fourier import make_half_plane
 from reconstruct.learner_state import dump_learner, restore_learner
 from reconstruct.memory import memory_need, plan_memory
 from reconstruct.rotations import angle_between
+from reconstruct.search import WeightedBatch
 from reconstruct.snapshot import class_volume
 from reconstruct.store import ParticleStore
 from reconstruct.types import EngineSettings, Geometry, Optics, ParticleImages
@@ -57,6 +59,11 @@ def particles(count: int, seed: int = 0) -> ParticleImages:
         optics_group=np.arange(count) % 2,
         optics=(Optics(300.0, 2.7, 0.1), Optics(200.0, 2.0, 0.07)),
     )
+
+
+def skip_without_a_device() -> None:
+    if not any(one.usable and one.device != "cpu" for one in describe_devices()):
+        pytest.skip("no CUDA device")
 
 
 @pytest.fixture(scope="module")
@@ -152,8 +159,7 @@ def test_a_state_made_on_a_device_goes_on_there_and_on_the_cpu(host: Backend) ->
 
 @pytest.mark.gpu
 def test_a_device_repeats_its_bits_and_agrees_with_the_cpu() -> None:
-    if not any(one.usable and one.device != "cpu" for one in describe_devices()):
-        pytest.skip("no CUDA device")
+    skip_without_a_device()
     first, second, cpu = trained("cuda"), trained("cuda"), trained("cpu")
     volumes = [engine.snapshot().classes[0].volume for engine in (first, second, cpu)]
     np.testing.assert_array_equal(volumes[0], volumes[1])
@@ -164,8 +170,7 @@ def test_a_device_repeats_its_bits_and_agrees_with_the_cpu() -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("count", [7, 1000, 3_000_001])
 def test_arrays_of_any_size_come_back_from_a_device(count: int) -> None:
-    if not any(one.usable and one.device != "cpu" for one in describe_devices()):
-        pytest.skip("no CUDA device")
+    skip_without_a_device()
     backend = make_backend("cuda")
     values = np.random.default_rng(count).standard_normal((count, 2), dtype=np.float32)
     there = backend.asarray(values[:, ::-1], np.float64)
@@ -341,3 +346,39 @@ def test_references_that_wait_are_restored_as_the_device_has_them(host: Backend)
     learner.cubes = None
     restore_learner(learner, meta, arrays)
     assert np.array_equal(host.asnumpy(learner.cubes), before)
+
+
+@pytest.mark.parametrize(
+    "device", ["cuda text on the host", pytest.param("cuda", marks=pytest.mark.gpu)]
+)
+def test_minibatches_that_wait_are_searched_together_with_the_same_bits(
+    device: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device == "cuda":
+        skip_without_a_device()
+    backend = device if device == "cuda" else request.getfixturevalue("host")
+    searched: list[int] = []
+    find = learner_module.find_poses
+
+    def counted(kind: Any, batch: WeightedBatch, *args: Any, **settings: Any) -> Any:
+        searched.append(len(batch))
+        return find(kind, batch, *args, **settings)
+
+    monkeypatch.setattr(learner_module, "find_poses", counted)
+    monkeypatch.setattr("reconstruct.noise.NOISE_PARTICLES", 8)  # known before they come
+    found = []
+    for waiting in (3, 1):
+        engine = trained(backend)
+        engine._leader.schedule = replace(engine._leader.schedule, renew_share=4.0)
+        searched.clear()
+        for start in range(0, 48, 16 * waiting):
+            engine.add(particles(48, seed=1).span(slice(start, start + 16 * waiting)))
+            while engine.ready:
+                engine.step()
+        found.append((engine.dump()[1], [*searched]))
+    (together, at_once), (one_by_one, apart) = found
+    assert at_once == [16, 32]  # once the noise is known to stay
+    assert apart == [16] * 3
+    assert together.keys() == one_by_one.keys()
+    for name, values in together.items():
+        np.testing.assert_array_equal(values, one_by_one[name], err_msg=name)

@@ -385,8 +385,13 @@ def test_back_projection(kernels: Implementation, members: list[int]) -> None:
 
 
 def insert_halves(
-    kernels: Implementation, case: PoseCase, first: int, order: list[int] | None = None
+    kernels: Implementation,
+    case: PoseCase,
+    first: int,
+    order: list[int] | None = None,
+    cut: int | None = None,
 ) -> npt.NDArray[Any]:
+    """Back-projection of all particles in one span, or in two that meet at ``cut``."""
     plane, n = case.plane, len(case.plane.kx)
     reach = case.grid.reach(plane.max_radius)
     g = 2 * reach + 1
@@ -397,10 +402,14 @@ def insert_halves(
     ]  # fmt: skip
     if order is not None:
         rows = [np.ascontiguousarray(one[order]) for one in rows]
+    spans = [first, *rows]
+    if cut is not None:
+        spans = [min(first, cut), *(one[:cut] for one in rows)]
+        spans += [max(first - cut, 0), *(one[cut:] for one in rows)]
     arguments = (
-        statistics, first, np.array([0.5, 0.9], np.float32), plane.kx, plane.ky,
+        statistics, np.array([0.5, 0.9], np.float32), plane.kx, plane.ky,
         plane.kx.astype(np.int32), plane.ky.astype(np.int32), np.float32(SCALE), float(plane.box),
-        *rows[:3], n, *rows[3:],
+        n, *spans,
     )  # fmt: skip
     return kernels.call("insert_halves", *arguments, out=(0,))[0]
 
@@ -419,6 +428,9 @@ def test_back_projection_does_not_depend_on_order(kernels: Implementation) -> No
     case = pose_case(particles=9)
     first = insert_halves(kernels, case, 9)
     np.testing.assert_array_equal(insert_halves(kernels, case, 9, list(range(9))[::-1]), first)
+    for of_first in (4, 6):
+        whole = insert_halves(kernels, case, of_first)
+        np.testing.assert_array_equal(insert_halves(kernels, case, of_first, cut=5), whole)
 
 
 @compiled
@@ -434,6 +446,19 @@ def test_ctf(kernels: Implementation) -> None:
     (got,) = kernels.call("ctf_rows", *call, out=(7,))
     (expected,) = TWIN.call("ctf_rows", *call, out=(7,))
     np.testing.assert_allclose(got, expected, atol=CTF_TOLERANCE)
+
+
+@every_kind
+def test_sums_over_shells(kernels: Implementation) -> None:
+    case = pose_case()
+    shells = case.plane.max_radius
+    starts = np.array([case.plane.count(s) for s in range(shells + 1)], np.int32)
+    out = np.zeros((len(case.c2), 3, shells), np.float32)
+    call = (case.a_re, case.a_im, case.c2, starts, out)
+    (got,) = kernels.call("shell_sums", *call, out=(4,))
+    (expected,) = TWIN.call("shell_sums", *call, out=(4,))
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    np.testing.assert_allclose(expected[:, 0].sum(axis=1), case.c2.sum(axis=1), rtol=1e-5)
 
 
 @every_kind

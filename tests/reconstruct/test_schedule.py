@@ -13,6 +13,7 @@ from reconstruct.schedule import (
     grow_radius,
     growth_due,
     memory_window,
+    particles_to_renewal,
     search_cuts,
 )
 
@@ -61,6 +62,12 @@ def test_the_radius_stops_at_its_end() -> None:
 def test_the_memory_is_short_while_nothing_is_known() -> None:
     assert memory_window(400, 400, cold=True, schedule=SCHEDULE) == SCHEDULE.cold_window
     assert memory_window(1000, 9000, cold=True, schedule=SCHEDULE) == SCHEDULE.warm_window
+
+
+def test_the_class_that_changes_most_decides_when_maps_are_made_anew() -> None:
+    mass, share = np.array([1000.0, 100.0, 50.0]), np.array([0.8, 0.2, 0.0])
+    assert particles_to_renewal(share, mass, SCHEDULE) == pytest.approx(0.03 * 100 / 0.2)
+    assert particles_to_renewal(np.zeros(3), mass, SCHEDULE) == np.inf
 
 
 @given(st.integers(0, 1_000_000), st.integers(1, 1_000_000))

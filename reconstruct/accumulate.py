@@ -1,0 +1,89 @@
+"""How a batch enters a learner's statistics once its poses are known."""
+
+from __future__ import annotations
+
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from reconstruct.learned import Searched, Span
+from reconstruct.optimizer import gradient_step
+
+if TYPE_CHECKING:
+    from reconstruct.learner import Learner
+
+__all__ = ["accumulate"]
+
+SHARE_MEMORY = 3000.0  # particles, at most, of the running mean of class shares
+
+
+def accumulate(learner: Learner, searched: Searched, window: float, workers: Executor) -> None:
+    """Let the statistics fade, and add what the particles say by their posterior weights.
+
+    A class forgets by what it receives, so a rare one keeps its particles for longer: ``window``
+    is how many all of them remember; ``inf`` forgets nothing.
+    """
+    received = searched.found.class_mass.sum(axis=0, dtype=np.float64)  # (K,)
+    decay = np.exp(-received * learner.n_classes / window).astype(np.float32)
+    learner.mass = learner.mass * decay + received
+    keep = np.exp(-len(searched) / min(window, SHARE_MEMORY))
+    learner.class_share = keep * learner.class_share + (1 - keep) * received / len(searched)
+    backend, em = learner.backend, learner.optimizer.name == "em"
+    target = learner.statistics if em else backend.xp.zeros_like(learner.statistics)
+    if backend.on_device:
+        kept = backend.asarray(decay if em else np.ones_like(decay))
+        spans = [
+            value for span in searched.spans for value in (span.first, *_columns(learner, span))
+        ]
+        backend.kernels.insert_halves(target, kept, *_space(learner), *spans)
+    else:
+        if em:
+            _fade(learner, decay)
+        for span in searched.spans:
+            _insert(learner, target, span, workers)
+    if not em:
+        learner.velocity = gradient_step(
+            learner.statistics, target, learner.velocity, decay=decay,
+            optimizer=learner.optimizer, updates=learner.updates, scale=learner.grid.scale,
+            backend=backend,
+        )  # fmt: skip
+
+
+def _fade(learner: Learner, decay: Any) -> None:
+    for k, kept in enumerate(decay.tolist()):
+        if kept < 1:
+            learner.statistics[:, k] *= kept
+
+
+def _insert(learner: Learner, target: Any, span: Span, workers: Executor) -> None:
+    """Add the particles of each half-set to theirs, side by side."""
+    members = np.arange(0, span.first), np.arange(span.first, len(span.batch))
+
+    def insert(h: int) -> None:
+        *space, n = _space(learner)
+        images, cells = _columns(learner, span)[:3], _columns(learner, span)[3:]
+        learner.backend.kernels.insert_particles(target[h], members[h], *space, *images, n, *cells)
+
+    for _ in workers.map(insert, (0, 1)):
+        pass
+
+
+def _space(learner: Learner) -> tuple[Any, ...]:
+    """Coefficients, scale and box as kernels take them, and how many coefficients enter."""
+    plane = learner.placed
+    return (
+        plane.kx, plane.ky, *plane.integers, np.float32(learner.grid.scale), float(plane.box),
+        plane.count(learner.insert_radius),
+    )  # fmt: skip
+
+
+def _columns(learner: Learner, span: Span) -> tuple[Any, ...]:
+    """Particles and their cells; classes at rest receive nothing."""
+    batch, poses, weights = span.batch, span.poses, span.weights
+    if learner.resting.any():
+        weights = weights * learner.backend.asarray(~learner.resting)[poses.class_index]
+    return (
+        batch.a_re, batch.a_im, batch.c2, poses.rotation, poses.rotation_id, poses.shift,
+        poses.class_index, weights, poses.count,
+    )  # fmt: skip
