@@ -458,7 +458,8 @@ def test_sums_over_shells(kernels: Implementation) -> None:
     (got,) = kernels.call("shell_sums", *call, out=(4,))
     (expected,) = TWIN.call("shell_sums", *call, out=(4,))
     np.testing.assert_allclose(got, expected, rtol=1e-5)
-    np.testing.assert_allclose(expected[:, 0].sum(axis=1), case.c2.sum(axis=1), rtol=1e-5)
+    whole = case.c2[:, : starts[-1]].sum(axis=1)
+    np.testing.assert_allclose(expected[:, 0].sum(axis=1), whole, rtol=1e-5)
 
 
 @every_kind
