@@ -133,7 +133,8 @@ def _minibatches(learner: Learner, size: int, waiting: int) -> int:
     """How many minibatches of those that wait will meet the references that there are now."""
     blurred = learner.n_classes > 1 and learner.similarity > 0
     changes = learner.optimizer.name != "em" or learner.positivity.judges or blurred
-    if not learner.backend.on_device or learner.cubes is None or changes:
+    alike = learner.pose_search == "exhaustive" and not learner.coarse_radius  # in any company
+    if not (learner.backend.on_device and alike) or learner.cubes is None or changes:
         return 1
     left = particles_to_renewal(learner.class_share, learner.mass, learner.schedule)
     return min(waiting // size, MOST // size, int(max(left - learner.stale, 0) // size) + 1)
