@@ -103,14 +103,21 @@ def ball_event(share: float, agreed: float, *, tried: Sequence[str] = ()) -> Eng
     )
 
 
-def groups_event(told: Mapping[str, float], *, taken_up: bool) -> EngineEvent:
-    """Tell what came of a race of groups, from the nats per particle that each explains."""
-    (group, best), (other, second) = sorted(told.items(), key=lambda item: -item[1])[:2]
-    outcome = (
-        f"{group} is taken up"
-        if taken_up
-        else "too close to tell, so no group is taken up and no resolution is told"
-    )
+def groups_event(evidence: Mapping[str, float], *, told: bool, kept: bool) -> EngineEvent:
+    """Tell what came of a race of groups, from the nats per particle that each explains.
+
+    Whether one was ``told`` from the others, and is ``kept`` then.
+    """
+    (group, best), (other, second) = sorted(evidence.items(), key=lambda item: -item[1])[:2]
+    if not told:
+        outcome = "too close to tell, so no group is taken up and no resolution is told"
+    elif kept:
+        outcome = f"{group} is taken up"
+    else:
+        outcome = (
+            f"it has {group} symmetry, which is not imposed: the map goes on in C1 from that with "
+            f"{group}, and no resolution is told of it; --symmetry {group} or auto keeps {group}"
+        )
     return EngineEvent(
         kind="near_spherical",
         message=(

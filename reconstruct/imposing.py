@@ -15,16 +15,18 @@ from reconstruct.learner import Learner
 from reconstruct.snapshot import class_volume
 from reconstruct.store import ParticleStore
 from reconstruct.symmetry import (
+    parse_group,
     rotate_poses,
     rotate_statistics,
     shift_poses,
     shift_statistics,
     storable_statistics,
+    symmetrise_statistics,
 )
 from reconstruct.symmetry_naming import SymmetryVerdict, find_axes
 from reconstruct.update import symmetric_plane
 
-__all__ = ["impose", "nowhere", "seek_axes"]
+__all__ = ["impose", "nowhere", "release", "seek_axes"]
 
 
 def seek_axes(learner: Learner, group: str) -> tuple[SymmetryVerdict, ...]:
@@ -61,6 +63,23 @@ def impose(
     learner.velocity = None  # it is in the frame that was left
     learner.group = group
     learner.split_halves(restart_radius)
+
+
+def release(learner: Learner) -> None:
+    """Go on in C1 from a map with a group: its statistics become the group's, its particles free.
+
+    So views that the asymmetric unit leaves out are there from the start.
+    """
+    operators = parse_group(learner.group).operators
+    statistics = learner.backend.asnumpy(learner.statistics)
+    reach = (statistics.shape[2] - 1) // 2
+    for place in np.ndindex(*statistics.shape[:2]):
+        crop = symmetrise_statistics(symmetric_plane(statistics[place], reach), operators)
+        statistics[place] = storable_statistics(crop)
+    learner.statistics = learner.backend.asarray(statistics)
+    learner.velocity = None  # of a map with the group
+    learner.group = "C1"
+    learner.make_references()
 
 
 def _turned(

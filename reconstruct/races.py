@@ -29,6 +29,7 @@ from reconstruct.engine_events import (
     spherical_event,
     with_events,
 )
+from reconstruct.imposing import release
 from reconstruct.layout import Layout
 from reconstruct.learner import Learner
 from reconstruct.learner_state import new_learner
@@ -150,7 +151,7 @@ class Races(ABC):
             return with_events(report, event, found)
         self._settle_dim()
         if doubt := self._doubt_ball(seen):
-            if self._symmetry.auto:
+            if self._symmetry.wanted == "C1":
                 self._race_groups(self._leader)
                 return with_events(report, event, doubt)
             report = with_events(report, doubt)
@@ -179,7 +180,7 @@ class Races(ABC):
         if agreed >= AGREED:
             return None
         self._life.unsettled = True
-        tried = spherical.TRIED if self._symmetry.auto else ()
+        tried = spherical.TRIED if self._symmetry.wanted == "C1" else ()
         return ball_event(seen.share, agreed, tried=tried)
 
     def _near_ball(self, leader: Learner) -> Sphericity | None:
@@ -259,12 +260,15 @@ class Races(ABC):
     def _end_spherical(
         self, starts: list[Learner], waiting: list[Learner]
     ) -> tuple[EngineEvent, EngineEvent]:
-        """Go on with the best start, or with the map without a group if no group is better."""
+        """Go on with the best start, or with the map without a group if no group is better.
+
+        The group is kept if the session may take one up; with C1 it is named and let go of.
+        """
         best = spherical.best_of_groups(starts)
         if waiting:
-            told = spherical.told_apart(best)
-            event = groups_event(best, taken_up=told)
-            self._life.unsettled = not told
+            told, kept = spherical.told_apart(best), self._symmetry.auto
+            event = groups_event(best, told=told, kept=kept)
+            self._life.unsettled = not (told and kept)
             if not told:
                 waiting[0].aside = False
                 self._learners = waiting
@@ -277,4 +281,7 @@ class Races(ABC):
                 kind="starts and opposites",
             )
         self._learners = starts
-        return event, self._begin_halves(spherical.restart_radius(self._leader))
+        found = event, self._begin_halves(spherical.restart_radius(self._leader))
+        if waiting and not self._symmetry.auto:
+            release(self._leader)
+        return found

@@ -282,7 +282,10 @@ def run(
     assign: Assign = None,
 ) -> None:
     """Reconstruct the particles of one file, everything in one process."""
+    from functools import partial
+
     from streamer.attach import Following
+    from streamer.host import note_to
     from streamer.run import run_file
 
     settings = settings_from(
@@ -303,10 +306,7 @@ def run(
         metrics__port=metrics_port,
     )
     console, errors = consoles()
-
-    def say(words: str) -> None:
-        errors.print(f"note: {words}", markup=False, highlight=False, soft_wrap=True)
-
+    say = partial(note_to, errors)
     finished = run_file(
         settings,
         particles,

@@ -201,6 +201,7 @@ def attach(
     from schemas.topics import Topics
     from streamer.attach import Following, follow_file
     from streamer.errors import ConfigurationError
+    from streamer.host import note_to
     from streamer.microscope import play
     from streamer.parts import StopRequest
     from streamer.run import check_kind, read_particles, wait_or_stop
@@ -213,10 +214,7 @@ def attach(
     settings = settings_from(config, assign, bus=bus, session=session, topics_prefix=prefix)
     console, errors = consoles()
     stop = StopRequest()
-
-    def say(words: str) -> None:
-        errors.print(f"note: {words}", markup=False, highlight=False, soft_wrap=True)
-
+    say = functools.partial(note_to, errors)
     batches = follow_file(
         particles,
         Following(

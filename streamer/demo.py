@@ -18,7 +18,7 @@ from reconstruct.types import Geometry
 from schemas.topics import Topics
 from streamer.config import MetricsSettings, Settings
 from streamer.engines import check_engine_settings, check_geometry, open_device
-from streamer.host import LINES_EVERY_S, host_session
+from streamer.host import LINES_EVERY_S, host_session, note_to
 from streamer.parts import StopRequest
 from streamer.results import Usage
 from streamer.run import begin_anew
@@ -90,7 +90,7 @@ def run_demo(
         def begin() -> None:  # all around the session is up
             writable_folder(settings.out)
             if words := begin_anew(settings):
-                console.print(f"note: {words}", markup=False, highlight=False, soft_wrap=True)
+                note_to(console, words)
             microscope.start()
 
         finished = host_session(

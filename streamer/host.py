@@ -24,10 +24,14 @@ from streamer.signals import stop_on_signals
 from streamer.state import EngineFactory
 from streamer.transports.base import Transport
 
-__all__ = ["LINES_EVERY_S", "engine_factory", "host_session", "metrics_server"]
-
+__all__ = ["LINES_EVERY_S", "engine_factory", "host_session", "metrics_server", "note_to"]
 
 LINES_EVERY_S = 5.0  # where a person waits for the end
+
+
+def note_to(console: Console, words: str) -> None:
+    """Say what a user may want to know of, in one line as it is."""
+    console.print(f"note: {words}", markup=False, highlight=False, soft_wrap=True)
 
 
 def engine_factory(backend: Backend) -> EngineFactory:
