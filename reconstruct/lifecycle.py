@@ -77,6 +77,7 @@ class Lifecycle:
     junk: tuple[int, ...] = ()  # classes that were named junk
     challenges: int = 0  # fresh starts that maps were compared with, likewise
     unsettled: bool = False  # whether random starts found different maps of a near-ball
+    guided: bool = False  # whether the map of one began as that of a group: starts find worse ones
     stood: tuple[int, ...] = ()  # classes whose map stood against one, as often as it did
     uneven: tuple[int, ...] = ()  # classes that were seen from some sides only, as far as they know
     splits: int = 0  # tried, which key their random numbers
@@ -182,8 +183,8 @@ class Lifecycle:
         """Let fresh starts try the maps that may be wrong."""
         learner = session.learner
         events: list[EngineEvent] = []
-        if learner.group != "C1":
-            return events  # a start would have to be turned into the group's frame
+        if learner.group != "C1" or self.guided:
+            return events  # a start would have to be turned into the group's frame, or overfits
         for k in np.flatnonzero(self.doubted(learner.n_classes) & ~learner.resting).tolist():
             if len(session.of_class(k)) < FEWEST * self.stretch or k in self.junk:
                 continue

@@ -284,4 +284,5 @@ class Races(ABC):
         found = event, self._begin_halves(spherical.restart_radius(self._leader))
         if waiting and not self._symmetry.auto:
             release(self._leader)
+            self._life.guided = True
         return found

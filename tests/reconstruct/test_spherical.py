@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from reconstruct import spherical
@@ -19,6 +20,7 @@ from reconstruct.backend import cpu_backend
 from reconstruct.density import density_from_atoms
 from reconstruct.engine import Engine
 from reconstruct.fourier import centre_distance
+from reconstruct.imposing import release
 from reconstruct.io.atoms import read_atoms
 from reconstruct.learner import Learner
 from reconstruct.quality import fourier_shell_correlation
@@ -339,6 +341,35 @@ def test_a_ball_without_a_named_group_is_raced_with_several(
         _, whole = kinds_of(started(shells(400), settings))
         for name, array in whole.dump()[1].items():
             np.testing.assert_array_equal(engine.dump()[1][name], array, err_msg=name)
+
+
+@pytest.mark.usefixtures("short")
+def test_with_c1_the_group_of_a_ball_is_named_and_its_map_goes_on_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spherical, "TELLING", 1.0)
+    monkeypatch.setattr("reconstruct.races.AGREED", 1.1)  # as if two starts disagreed
+    released: list[npt.NDArray[np.float32]] = []
+
+    def released_with_maps(learner: Learner) -> None:
+        released.append(class_volume(learner, 0))
+        release(learner)
+        released.append(class_volume(learner, 0))
+
+    monkeypatch.setattr("reconstruct.races.release", released_with_maps)
+    engine = started(shells(400), replace(SETTINGS, symmetry="C1", replay_passes=1))
+    messages = []
+    while engine.ready:
+        messages += [event.message for event in engine.step().events]
+    for report in engine.finish():
+        messages += [event.message for event in report.events]
+    (told,) = [words for words in messages if "not imposed" in words]
+    assert any(f"it has {group} symmetry" in told for group in spherical.TRIED)
+    assert engine._leader.group == "C1"
+    with_group, without = released
+    assert np.corrcoef(with_group.ravel(), without.ravel())[0, 1] > 0.99
+    assert engine.snapshot().classes[0].resolution_angstrom is None
+    assert not any("fresh start" in words for words in messages)
 
 
 def test_a_group_is_told_by_how_much_more_it_explains() -> None:
