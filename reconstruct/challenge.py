@@ -9,7 +9,9 @@ docs/decisions/classes.md has the measurements behind the numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 import numpy as np
 import numpy.typing as npt
@@ -18,14 +20,21 @@ from reconstruct.agreement import AGREED, agreement
 from reconstruct.class_actions import Session, alone, learn_cold, score
 from reconstruct.learner import Learner
 
-__all__ = ["FEWEST", "Challenge", "Pair", "challenge", "challenge_by_two"]
+__all__ = ["FEWEST", "JUNK_SHARE", "Challenge", "Pair", "challenge", "challenge_by_two"]
 
 Rows = npt.NDArray[np.intp]
 
 FEWEST = 300  # particles of a class that is challenged
 MOST = 1000  # latest of them that a start learns from, times what the session's start takes
 PRESENTED = 3000  # presentations of a start, likewise
-BATCH = 50  # particles of an update, likewise
+STARTS = 4  # that race until TRIED: of symmetric particles one in two is half right. Not of dim
+# particles, of which nearly all starts get there and take long
+TRIED = 1000  # presentations of each: a third of them costs a fifth of the time
+RIVAL_SEEDS = 100_000  # between the numbers of starts that race
+# A start that races begins with so many shells, remembers so many particles and learns from so many
+# at a time: more are right than with those of the session's first race (docs/decisions/classes.md).
+RACED_RADIUS, RACED_WINDOW, RACED_BATCH = 4, 70.0, 25
+BATCH = 50  # particles of an update of others, times what the session's start takes
 JUDGES = 96  # particles, spread over the latest, that neither side learns from as of now
 # Of the map's evidence that a start must exceed. Wrong maps had 0.76 to 0.96 of a start's, right
 # ones 0.95 and more; a right start in place of a right map costs a few shells for a while.
@@ -43,17 +52,28 @@ class Challenge:
     source: Learner  # of one class: the fresh start
     map_evidence: float  # nats per particle
     start_evidence: float
-    agreed: float | None  # mean FSC of the two maps; None: not looked at, the start won
+    raced: bool  # whether it was the best of several
+    agreed: float | None  # mean FSC of the two maps; None: not looked at, it is clear who won
+
+    @property
+    def clear(self) -> bool:
+        """Whether the start explains so much more that its map needs no other look."""
+        return self.start_evidence > max(BETTER * self.map_evidence, 0.0)
 
     @property
     def won(self) -> bool:
-        """Whether the start is to take the map's place."""
-        return self.start_evidence > max(BETTER * self.map_evidence, 0.0)
+        """Whether the start is to take the map's place.
+
+        Where the best of several starts found another map, the better of the two is taken: the
+        start's, though it remembers fewer particles.
+        """
+        other = self.raced and self.agreed is not None and self.agreed < AGREED
+        return self.clear or (other and self.start_evidence > max(self.map_evidence, 0.0))
 
     @property
     def confirms(self) -> bool:
         """Whether both are one map."""
-        return not self.won and self.agreed is not None and self.agreed >= AGREED
+        return not self.clear and self.agreed is not None and self.agreed >= AGREED
 
     def may_blend(self, evidence: float) -> bool:
         """Whether the map may be of two species; ``evidence`` is what all classes explain.
@@ -82,14 +102,21 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
     if len(session.of_class(k)) < FEWEST:
         raise ValueError(f"class {k + 1} has too few particles to be challenged")
     own = session.of_class(k)[-round(MOST * stretch) :]
-    judges, source = _learn_anew(session, own, session.new_learner(number), stretch=stretch)
+    raced = stretch == 1.0
+    starts = [session.new_learner(number + RIVAL_SEEDS * i) for i in range(STARTS if raced else 1)]
+    for start in starts if raced else ():
+        start.hold_radius(min(RACED_RADIUS, start.max_radius))
+        start.schedule = replace(start.schedule, cold_window=RACED_WINDOW)
+    batch = RACED_BATCH if raced else round(BATCH * stretch)
+    judges, source = _learn_anew(session, own, starts, stretch=stretch, batch=batch)
     holder = alone(session, k, number)
     before, after = _judged(session, judges, holder, source)
-    found = Challenge(source, float(before.mean()), float(after.mean()), agreed=None)
-    if not found.won:
-        return replace(found, agreed=agreement(holder, source))
-    # what its half-sets learned from one shared reference would flatter them
-    source.split_halves(source.schedule.join_radius + 1)
+    found = Challenge(source, float(before.mean()), float(after.mean()), raced, agreed=None)
+    if not found.clear:
+        found = replace(found, agreed=agreement(holder, source))
+    if found.won:
+        # what its half-sets learned from one shared reference would flatter them
+        source.split_halves(source.schedule.join_radius + 1)
     return found
 
 
@@ -116,8 +143,9 @@ def challenge_by_two(session: Session, k: int, *, number: int, stretch: float) -
     which a start with one class makes another blend.
     """
     own = session.of_class(k)[-2 * round(MOST * stretch) :]
-    both = session.new_learner(number, n_classes=2)
-    judges, both = _learn_anew(session, own, both, stretch=stretch, batch=2 * BATCH)
+    starts = [session.new_learner(number, n_classes=2)]
+    batch = round(2 * BATCH * stretch)
+    judges, both = _learn_anew(session, own, starts, stretch=stretch, batch=batch)
     found = replace(session, learner=both)
     sources = alone(found, 0, number), alone(found, 1, number)
     holder = alone(session, k, number)
@@ -135,19 +163,36 @@ def challenge_by_two(session: Session, k: int, *, number: int, stretch: float) -
 
 
 def _learn_anew(
-    session: Session, own: Rows, source: Learner, *, stretch: float, batch: int = BATCH
+    session: Session, own: Rows, starts: Sequence[Learner], *, stretch: float, batch: int
 ) -> tuple[Rows, Learner]:
-    """Let ``source`` learn from the particles ``own``, less some judges, which come first."""
+    """Let starts learn from the particles ``own``, less some judges, which come first.
+
+    Of several the one that explains the judges best after ``TRIED`` presentations goes on.
+    """
     judges = own[np.linspace(0, len(own) - 1, JUDGES).astype(np.intp)]
     pupils = np.setdiff1d(own, judges)
-    batch = round(batch * stretch)
-    epoch = 0
-    while source.presented < PRESENTED * stretch:
-        order = np.random.default_rng([*source.seed, epoch]).permutation(pupils)
-        for i in range(0, len(order), batch):
-            learn_cold(session, source, order[i : i + batch])
-        epoch += 1
-    return judges, source
+    lessons = [_lessons(start, pupils, batch) for start in starts]
+
+    def teach(i: int, until: float) -> None:
+        while starts[i].presented < until * stretch:
+            learn_cold(session, starts[i], next(lessons[i]))
+
+    def explained(i: int) -> float:
+        teach(i, TRIED)
+        found = score(session, starts[i], judges, 0)[1]
+        return float(found.poses.evidence.mean(dtype=np.float64))
+
+    best = max(range(len(starts)), key=explained) if len(starts) > 1 else 0
+    teach(best, PRESENTED)
+    return judges, starts[best]
+
+
+def _lessons(start: Learner, pupils: Rows, size: int) -> Iterator[Rows]:
+    """Batches of ``pupils`` without end, in another order each time."""
+    for epoch in count():
+        order = np.random.default_rng([*start.seed, epoch]).permutation(pupils)
+        for i in range(0, len(order), size):
+            yield order[i : i + size]
 
 
 def _judged(

@@ -16,16 +16,24 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct.births import attempt_birth
-from reconstruct.challenge import FEWEST, challenge, challenge_by_two
+from reconstruct.challenge import (
+    FEWEST,
+    JUNK_SHARE,
+    Challenge,
+    challenge,
+    challenge_by_two,
+)
 from reconstruct.class_actions import (
     Session,
     claim,
     class_evidence,
     divide,
     fill,
+    forgotten,
     merge,
     put_to_rest,
     replace_map,
+    score,
     share_out,
     tell_apart,
     unite,
@@ -50,6 +58,9 @@ JUNK_EVIDENCE = 0.5  # of the best class's evidence
 JUNK_RADIUS = 0.75  # of the best class's resolution in shells
 CHALLENGE_SEEDS = 2_000_000  # numbers of learners from here on are those of challengers
 EVEN_VIEWS = 0.75  # coverage of the sphere from which a map is not suspected
+# Half right maps of symmetric particles had 0.14 to 0.36, right ones 0.51 and more.
+CROWDED_VIEWS = 0.5  # coverage below which a start must find the ``SAME`` map
+SAME = 0.9  # agreement; two half right maps had 0.83 to 0.89
 SIGMAS = 5.5  # of outliers among the latest particles, that are a sign of newcomers
 MOST_SIGMAS = 8.0  # that are, however many signs came to nothing
 TRIAL_SEEDS = 1_000_000  # numbers of learners from here on are those of mergers, below of births
@@ -171,13 +182,9 @@ class Lifecycle:
 
     def _look_at_views(self, session: Session) -> None:
         """Note the classes that are seen from some sides only."""
-        rotations = np.asarray(session.store["rotation"][: session.trained], np.float64)
-        classes, uneven = session.classes, []
-        for k in np.flatnonzero(~session.learner.resting).tolist():
-            own = rotations[classes == k].reshape(-1, 3, 3)
-            if len(own) >= FEWEST and orientation_coverage(view_histogram(own)) < EVEN_VIEWS:
-                uneven.append(k)
-        self.uneven = tuple(uneven)
+        counts = np.bincount(session.classes, minlength=session.learner.n_classes)
+        known = np.flatnonzero(~session.learner.resting & (counts >= FEWEST)).tolist()
+        self.uneven = tuple(k for k in known if _coverage(session, k) < EVEN_VIEWS)
 
     def _challenge(self, session: Session) -> list[EngineEvent]:
         """Let fresh starts try the maps that may be wrong."""
@@ -190,19 +197,21 @@ class Lifecycle:
                 continue
             if learner.siblings is not None and k in learner.siblings.classes:
                 continue  # its map is not its own
+            if learner.n_classes > 1 and self._holds_little(session, k):
+                continue  # a start on junk finds nothing
             self.challenges += 1
             number = CHALLENGE_SEEDS + self.challenges
             tried = challenge(session, k, number=number, stretch=self.stretch)
-            if tried.won:
-                replace_map(session, k, tried.source)
-                self._doubt(k)
-                outcome, kind = "takes its place", "class_restarted"
-            elif tried.confirms:
+            if self._stands(session, k, tried):
                 self.stood = tuple(sorted((*self.stood, k)))
                 outcome, kind = "found the same map", "map_confirmed"
             elif tried.may_blend(learner.evidence) and (divided := self._share_out(session, k)):
                 events.append(divided)
                 continue
+            elif tried.won:
+                replace_map(session, k, tried.source)
+                self._doubt(k)
+                outcome, kind = "takes its place", "class_restarted"
             else:
                 outcome, kind = "found another that is no better", "map_in_doubt"
             compared = {} if tried.agreed is None else {"agreement": tried.agreed}
@@ -224,6 +233,21 @@ class Lifecycle:
                 )
             )
         return events
+
+    @staticmethod
+    def _holds_little(session: Session, k: int) -> bool:
+        """Whether class ``k`` explains so little of its particles that most are junk."""
+        learner = session.learner
+        found = score(session, learner, forgotten(session, k), k, crossed=True)[1]
+        return float(found.poses.evidence.mean(dtype=np.float64)) < JUNK_SHARE * learner.evidence
+
+    def _stands(self, session: Session, k: int, tried: Challenge) -> bool:
+        """Whether the map of class ``k`` is confirmed.
+
+        Two starts may be half right alike; such a map crowds its views.
+        """
+        crowded = self.stretch == 1.0 and _coverage(session, k) < CROWDED_VIEWS
+        return tried.confirms and (not crowded or (tried.agreed or 0.0) >= SAME)
 
     def _share_out(self, session: Session, k: int) -> EngineEvent | None:
         """Make two classes of one that holds two species, where a class is free."""
@@ -458,3 +482,9 @@ class Lifecycle:
         """Take over a state that ``dump`` returned."""
         for name, value in meta.items():
             setattr(self, name, tuple(value) if isinstance(value, list) else value)
+
+
+def _coverage(session: Session, k: int) -> float:
+    """How evenly the particles of class ``k`` look at it, 0 to 1."""
+    rotations = np.asarray(session.store["rotation"][: session.trained], np.float64)
+    return orientation_coverage(view_histogram(rotations[session.classes == k].reshape(-1, 3, 3)))

@@ -6,14 +6,25 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
-from reconstruct.challenge import Challenge, challenge, challenge_by_two
+from reconstruct.challenge import (
+    PRESENTED,
+    RACED_WINDOW,
+    TRIED,
+    Challenge,
+    _learn_anew,
+    challenge,
+    challenge_by_two,
+)
 from reconstruct.class_actions import Session, replace_map, share_out
 from reconstruct.engine import Engine
+from reconstruct.learner import Learner
 from reconstruct.learner_state import new_learner
 from reconstruct.lifecycle import Lifecycle
 from reconstruct.quality import align_to_truth
@@ -28,6 +39,7 @@ SETTINGS = EngineSettings(
     max_resolution_angstrom=32.0, race_starts=2, race_particles=300, replay_passes=1
 )
 PARTICLES = 700
+Rows = npt.NDArray[np.intp]
 CHALLENGED = {"map_confirmed", "map_in_doubt", "class_restarted"}
 
 
@@ -170,21 +182,95 @@ def test_no_resolution_is_told_of_a_map_in_doubt(
 
 
 @pytest.mark.parametrize(
-    ("start", "agreed", "won", "confirms"),
-    [(120.0, 0.9, True, False), (101.0, 0.9, False, True), (101.0, 0.3, False, False)],
+    ("start", "agreed", "raced", "won", "confirms"),
+    [
+        (120.0, 0.9, True, True, False),
+        (101.0, 0.9, True, False, True),
+        (101.0, 0.3, False, False, False),
+        (101.0, 0.3, True, True, False),  # the better of two different maps
+        (99.0, 0.3, True, False, False),
+    ],
 )
 def test_a_start_wins_confirms_or_leaves_the_map_in_doubt(
-    start: float, agreed: float, won: bool, confirms: bool
+    start: float, agreed: float, raced: bool, won: bool, confirms: bool
 ) -> None:
-    found = Challenge(make_learner(), 100.0, start, agreed)
+    found = Challenge(make_learner(), 100.0, start, raced, agreed)
     assert (found.won, found.confirms) == (won, confirms)
+
+
+def test_of_several_starts_the_one_that_explains_the_judges_best_goes_on(
+    monkeypatch: pytest.MonkeyPatch, session: Session
+) -> None:
+    starts = [session.new_learner(number) for number in range(3)]
+    judged: list[tuple[int, ...]] = []
+
+    def learn(session: Session, start: Learner, rows: Rows) -> None:
+        assert not set(rows.tolist()) & {0, PARTICLES - 1}  # they are judges
+        start.presented += len(rows)
+
+    def explain(session: Session, start: Learner, rows: Rows, k: int) -> tuple[Rows, Any]:
+        judged.append(tuple(rows))
+        evidence = np.full(len(rows), (10.0, 30.0, 20.0)[start.seed[1]], np.float32)
+        return rows, SimpleNamespace(poses=SimpleNamespace(evidence=evidence))
+
+    monkeypatch.setattr("reconstruct.challenge.learn_cold", learn)
+    monkeypatch.setattr("reconstruct.challenge.score", explain)
+    judges, best = _learn_anew(session, np.arange(PARTICLES), starts, stretch=1.0, batch=50)
+    assert best is starts[1]
+    assert judged == [tuple(judges)] * 3
+    presented = [start.presented for start in starts]
+    assert presented[1] >= PRESENTED > 2 * max(presented[0], presented[2]) > TRIED
+
+
+@pytest.mark.parametrize(("stretch", "raced"), [(1.0, True), (2.0, False)])
+def test_only_starts_on_bright_particles_are_raced(
+    monkeypatch: pytest.MonkeyPatch, session: Session, stretch: float, raced: bool
+) -> None:
+    monkeypatch.setattr("reconstruct.challenge.TRIED", 100)
+    monkeypatch.setattr("reconstruct.challenge.PRESENTED", 150)
+    tried = challenge(session, 0, number=5, stretch=stretch)
+    assert tried.raced is raced
+    assert (tried.source.schedule.cold_window == RACED_WINDOW) is raced
+
+
+@pytest.mark.parametrize(
+    ("agreed", "coverage", "stretch", "stands"),
+    [
+        (0.85, 0.3, 1.0, False),  # two half right maps
+        (0.85, 0.6, 1.0, True),
+        (0.95, 0.3, 1.0, True),
+        (0.85, 0.3, 2.0, True),  # wrong maps of dim particles need not crowd their views
+        (0.7, 0.9, 1.0, False),
+    ],
+)
+def test_a_map_with_crowded_views_stands_only_where_a_start_found_just_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+    session: Session,
+    agreed: float,
+    coverage: float,
+    stretch: float,
+    stands: bool,
+) -> None:
+    monkeypatch.setattr("reconstruct.lifecycle._coverage", lambda session, k: coverage)
+    life = Lifecycle(most_classes=5, stretch=stretch)
+    tried = Challenge(make_learner(), 100.0, 99.0, stretch == 1.0, agreed)
+    assert life._stands(session, 0, tried) is stands
+
+
+def test_a_class_that_explains_little_of_its_particles_is_not_worth_a_start(
+    session: Session,
+) -> None:
+    session.learner.evidence = 1.0
+    assert not Lifecycle._holds_little(session, 0)
+    session.learner.evidence = 1e4
+    assert Lifecycle._holds_little(session, 0)
 
 
 @pytest.mark.parametrize(
     ("agreed", "evidence", "may"), [(0.5, 120.0, True), (0.75, 120.0, False), (0.5, 400.0, False)]
 )
 def test_maps_that_agree_and_junk_are_no_blends(agreed: float, evidence: float, may: bool) -> None:
-    found = Challenge(make_learner(), 100.0, 101.0, agreed)
+    found = Challenge(make_learner(), 100.0, 101.0, True, agreed)
     assert found.may_blend(evidence) is may
 
 
