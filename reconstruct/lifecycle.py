@@ -62,7 +62,8 @@ EVEN_VIEWS = 0.75  # coverage of the sphere from which a map is not suspected
 CROWDED_VIEWS = 0.5  # coverage below which a start must find the ``SAME`` map
 SAME = 0.9  # agreement; two half right maps had 0.83 to 0.89
 SIGMAS = 5.5  # of outliers among the latest particles, that are a sign of newcomers
-MOST_SIGMAS = 8.0  # that are, however many signs came to nothing
+MOST_SIGMAS = 8.0  # that are, after up to FEW_FRUITLESS signs that came to nothing
+FEW_FRUITLESS, MORE_SIGMAS = 2, 0.5  # and so many more after each one further
 TRIAL_SEEDS = 1_000_000  # numbers of learners from here on are those of mergers, below of births
 SPLIT_SEEDS = 3_000_000  # and from here on those of splits
 WATCH_EVERY = 100  # particles between looks for newcomers
@@ -83,6 +84,7 @@ class Lifecycle:
     quiet_until: int = 0  # particles trained before which no newcomer is looked for
     sigmas: float = SIGMAS  # that make a sign; signs that come to nothing raise it
     sign: float = 0.0  # what the last sign had
+    fruitless: int = 0  # signs one after the other that came to nothing
     births: int = 0  # births tried, which key their random numbers
     trials: int = 0  # mergers tried, likewise
     junk: tuple[int, ...] = ()  # classes that were named junk
@@ -451,9 +453,11 @@ class Lifecycle:
         self.births += 1
         birth = attempt_birth(session, number=self.births, window=WINDOW)
         if birth is None:
-            self.sigmas = float(np.clip(self.sign, self.sigmas, MOST_SIGMAS))
+            self.fruitless += 1
+            most = MOST_SIGMAS + MORE_SIGMAS * max(0, self.fruitless - FEW_FRUITLESS)
+            self.sigmas = float(np.clip(self.sign, self.sigmas, most))
             return []
-        self.sigmas = SIGMAS
+        self.sigmas, self.fruitless = SIGMAS, 0
         fill(session.learner, slot, birth.source, share=birth.share)
         # Those that came since the first sign, and as many before it, may be of the new class.
         latest = session.held(np.arange(max(0, session.trained - 2 * WINDOW), session.trained))

@@ -120,9 +120,11 @@ class NoiseSpectra:
         self._waiting = np.zeros((0, shells))  # measured, not yet counted
         self._residual = np.zeros((0, shells))  # (groups, shells) sums of residual power
         self._residuals = np.zeros((0, shells))  # (groups, shells) particles in them
+        self._known: Float64 | None = None  # variances, until something changes them
 
     def add_group(self) -> None:
         """Make room for one more optics group."""
+        self._known = None
         row = np.zeros((1, self._sum.shape[1]))
         for name in ("_sum", "_residual", "_residuals"):
             setattr(self, name, np.vstack([getattr(self, name), row]))
@@ -150,6 +152,9 @@ class NoiseSpectra:
 
     def count(self, groups: npt.NDArray[np.integer]) -> None:
         """Count the next particles, of optics groups ``groups``, in order of arrival."""
+        if not len(self._waiting):
+            return
+        self._known = None
         used = 0
         for group in groups:
             if self._count[group] < NOISE_PARTICLES and used < len(self._waiting):
@@ -160,6 +165,7 @@ class NoiseSpectra:
 
     def add_residuals(self, power: Float64, groups: npt.NDArray[np.integer]) -> None:
         """Count what is left of particles (n, shells <= all) when the map is taken away."""
+        self._known = None
         keep = np.exp(-len(groups) / RESIDUAL_WINDOW)
         self._residual *= keep
         self._residuals *= keep
@@ -170,6 +176,11 @@ class NoiseSpectra:
 
     def variance(self) -> Float64:
         """Component variance per optics group and shell; a group not met yet gets the mean."""
+        if self._known is None:
+            self._known = self._estimated()
+        return self._known
+
+    def _estimated(self) -> Float64:
         total = self._sum.sum(axis=0) / max(self._count.sum(), 1.0)
         seen = self._count[:, None] > 0
         # by the groups that were trained on: those that wait must not change an update's bits
@@ -193,6 +204,7 @@ class NoiseSpectra:
 
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
         """Take over a state that ``dump`` returned."""
+        self._known = None
         for name, field in _DUMPED.items():
             setattr(self, f"_{field}", np.array(arrays[name], np.float64))
 

@@ -58,8 +58,10 @@ def contrast(before: npt.NDArray[np.bool_], latest: npt.NDArray[np.bool_]) -> fl
 
 def outlying(power: Float64, evidence: Float64, before: int) -> npt.NDArray[np.bool_]:
     """Which particles are in the tails of the first ``before`` of them."""
-    low, high = np.quantile(power[:before], [TAIL, 1.0 - TAIL])
-    least = np.quantile(evidence[:before], TAIL)
+    tail = int(TAIL * before)
+    ordered = np.sort(power[:before])
+    low, high = ordered[tail], ordered[before - 1 - tail]
+    least = np.partition(evidence[:before], tail)[tail]
     outside: npt.NDArray[np.bool_] = (power < low) | (power > high) | (evidence < least)
     return outside
 

@@ -22,7 +22,7 @@ Complex64 = npt.NDArray[np.complex64]
 Slots = npt.NDArray[np.int32]
 
 SEGMENT_BITS = 10  # 1,024 particles a segment: NumPy asks for huge pages from 4 MiB on
-PART = 128  # particles that a worker copies at a time
+PART = 512  # particles that a worker copies at a time
 LARGEST = 6.0e4  # below the largest half-precision number: no infinity is ever stored
 
 
@@ -47,7 +47,7 @@ class SpectraPool:
 
     def put(self, spectra: Complex64, workers: Executor | None = None) -> Slots:
         """Keep spectra (n, coefficients); return where. Many are copied by ``workers``."""
-        slots = np.array([self._next() for _ in spectra], np.int32)
+        slots = self._slots(len(spectra))
         packed = self._packed(spectra)
         # A run of slots in one segment is copied at once.
         apart = (np.diff(slots) != 1) | (np.diff(slots >> SEGMENT_BITS) != 0)
@@ -77,15 +77,15 @@ class SpectraPool:
         for slot in slots.tolist():
             heapq.heappush(self._free, slot)
 
-    def _next(self) -> int:
-        if self._free:
-            return heapq.heappop(self._free)
-        slot = self._used
-        self._used += 1
-        if slot >> SEGMENT_BITS == len(self._segments):
+    def _slots(self, count: int) -> Slots:
+        """Take ``count`` slots: free ones, then new ones."""
+        again = [heapq.heappop(self._free) for _ in range(min(count, len(self._free)))]
+        first = self._used
+        self._used += count - len(again)
+        while len(self._segments) << SEGMENT_BITS < self._used:
             shape = (1 << SEGMENT_BITS, 2 * self._coefficients)
             self._segments.append(np.empty(shape, self._dtype))
-        return slot
+        return np.concatenate([again, np.arange(first, self._used)]).astype(np.int32)
 
     @staticmethod
     def _by_segment(slots: Slots) -> list[tuple[int, Any]]:

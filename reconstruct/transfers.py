@@ -15,8 +15,8 @@ __all__ = ["Transfers"]
 
 SMALL_BYTES = 32 * 1024  # up to this size pageable memory is staged by the driver at once
 LARGE_BYTES = 4 << 20  # from this size on threads pay
-PART_BYTES = 1 << 20
-THREADS = 4
+PART_BYTES = 4 << 20
+THREADS = 8
 
 
 class Transfers:

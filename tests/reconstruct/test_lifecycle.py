@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reconstruct.engine import Engine
-from reconstruct.lifecycle import MOST_SIGMAS, SIGMAS, Lifecycle
+from reconstruct.lifecycle import MORE_SIGMAS, MOST_SIGMAS, SIGMAS, Lifecycle
 from reconstruct.merging import candidates
 from reconstruct.outliers import contrast, outlying
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
@@ -115,21 +115,29 @@ def test_latest_particles_stand_out_only_against_blocks_that_are_alike() -> None
 
 def test_what_was_decided_comes_back_from_a_dump() -> None:
     life = Lifecycle(
-        most_classes=3, next_review=900.0, alarm_at=7, births=2, junk=(1,), sigmas=6.5, sign=7.0
+        most_classes=3,
+        next_review=900.0,
+        alarm_at=7,
+        births=2,
+        junk=(1,),
+        sigmas=6.5,
+        sign=7.0,
+        fruitless=3,
     )
     again = Lifecycle(most_classes=3)
     again.restore(life.dump())
     assert again == life
 
 
-def test_a_sign_that_came_to_nothing_raises_the_bar_as_far_as_a_limit(
+def test_a_sign_that_came_to_nothing_raises_the_bar_further_the_more_there_were(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("reconstruct.lifecycle.attempt_birth", lambda *_, **__: None)
     engine = Engine(SETTINGS, GEOMETRY)
     session = SimpleNamespace(trained=5000, learner=engine._leader)
     life = Lifecycle(most_classes=3)
-    for sign, bar in ((6.0, 6.0), (5.9, 6.0), (30.0, MOST_SIGMAS)):
+    more = MOST_SIGMAS + MORE_SIGMAS
+    for sign, bar in ((6.0, 6.0), (5.9, 6.0), (30.0, more), (30.0, more + MORE_SIGMAS)):
         life.sign = sign
         assert life._birth(session, 1, kind="born") == []
         assert life.sigmas == bar
