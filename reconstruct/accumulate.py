@@ -21,8 +21,9 @@ SHARE_MEMORY = 3000.0  # particles, at most, of the running mean of class shares
 def accumulate(learner: Learner, searched: Searched, window: float, workers: Executor) -> None:
     """Let the statistics fade, and add what the particles say by their posterior weights.
 
-    A class forgets by what it receives, so a rare one keeps its particles for longer: ``window``
-    is how many all of them remember; ``inf`` forgets nothing.
+    Changes the learner's statistics (2, K, g, g, h, 3), ``mass``, ``class_share`` and, by gradient
+    descent, ``velocity``. A class forgets by what it receives, so a rare one keeps its particles
+    for longer: ``window`` is how many all of them remember; ``inf`` forgets nothing.
     """
     received = searched.found.class_mass.sum(axis=0, dtype=np.float64)  # (K,)
     decay = np.exp(-received * learner.n_classes / window).astype(np.float32)
@@ -59,11 +60,13 @@ def _fade(learner: Learner, decay: Any) -> None:
 def _insert(learner: Learner, target: Any, span: Span, workers: Executor) -> None:
     """Add the particles of each half-set to theirs, side by side."""
     members = np.arange(0, span.first), np.arange(span.first, len(span.batch))
+    *space, n = _space(learner)
+    a_re, a_im, c2, *cells = _columns(learner, span)
 
     def insert(h: int) -> None:
-        *space, n = _space(learner)
-        images, cells = _columns(learner, span)[:3], _columns(learner, span)[3:]
-        learner.backend.kernels.insert_particles(target[h], members[h], *space, *images, n, *cells)
+        learner.backend.kernels.insert_particles(
+            target[h], members[h], *space, a_re, a_im, c2, n, *cells
+        )
 
     for _ in workers.map(insert, (0, 1)):
         pass

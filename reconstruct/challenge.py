@@ -49,7 +49,7 @@ BLENDED = 0.7  # agreement under which a map may be of two species
 class Challenge:
     """What a map and a fresh start make of the same particles, at the same resolution."""
 
-    source: Learner  # of one class: the fresh start
+    source: Learner  # of one class: the fresh start, its half-sets apart already if it won
     map_evidence: float  # nats per particle
     start_evidence: float
     raced: bool  # whether it was the best of several
@@ -92,7 +92,7 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
     number
         Keys what is random.
     stretch
-        Times what bright particles need (``pace``).
+        Times what bright particles need (``pace``); of bright ones several starts race.
 
     Raises
     ------

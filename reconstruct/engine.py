@@ -8,7 +8,6 @@ made of fixed numbers of particles and everything random is keyed by (seed, star
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -220,8 +219,10 @@ class Engine(Races):
             yield self.step()
         while course.racing and course.trained:
             yield self._race_again(min(course.race_particles, course.trained))
+        self._ahead.forget()
         while not course.replayed_enough(self._leader.radius, len(self._replayable)):
             yield self._replay()
+        self._leader.catch_up(self._workers)
 
     def _train_new(self, rows: Rows) -> StepReport:
         self._noise.count(np.asarray(self._store["optics_group"][rows], dtype=np.intp))
@@ -276,17 +277,18 @@ class Engine(Races):
         local: bool = False,
         window: float | None = None,
     ) -> StepReport:
-        leader_before, noise, began = self._leader, self._noise.variance(), time.perf_counter()
-        ahead = None
-        if new and not cold and len(self._awake) == 1:
-            ahead = self._ahead.take(
-                leader_before, self._store, rows, waiting=self._usable - int(rows[0]), noise=noise,
-                weigh=self._weighted, sums=self._sums.of_batch, workers=self._workers,
-            )  # fmt: skip
-        rows, half = self._store.by_half(rows)
-        start = Start(**self._store.poses(rows)) if local else None
+        leader_before, noise, ahead = self._leader, self._noise.variance(), None
+        began, steady = leader_before.clock(), self._noise.model.source != "residuals"
         result: LearnResult | None = None
         with _BLAS.limit(limits=1, user_api="blas"):
+            if new and not cold and steady and len(self._awake) == 1:
+                ahead = self._ahead.take(
+                    leader_before, self._store, rows, waiting=self._usable - int(rows[0]),
+                    noise=noise, weigh=self._weighted, sums=self._sums.of_batch,
+                    workers=self._workers,
+                )  # fmt: skip
+            rows, half = self._store.by_half(rows)
+            start = Start(**self._store.poses(rows)) if local else None
             weighted: dict[int, WeightedBatch] = {}  # starts of a race mostly share a radius
             for learner in self._awake:
                 remembered = window or memory_window(

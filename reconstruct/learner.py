@@ -286,7 +286,7 @@ class Learner:
         self, batch: WeightedBatch, first: int, found: LearnResult, workers: Executor
     ) -> None:
         """Score particles that were not learned from yet with and without the cut at 0."""
-        best = found.poses
+        best, stale = found.poses, self.stale
         start = Start(best.rotation[:, 0], best.shift[:, 0], best.class_index[:, 0])
 
         def evidence() -> Float32:
@@ -296,6 +296,8 @@ class Learner:
             return self.backend.asnumpy(poses.evidence)
 
         self.positivity.judge(evidence, start.class_index, self.n_classes)
+        self.make_references(workers)  # as was decided; the half maps are not compared yet
+        self.stale = stale
 
     def adopt(
         self,
@@ -391,8 +393,7 @@ class Learner:
         grows = waiting and growth_due(self.growth, presented, stale, schedule)
         fits = mask_fits(presented, schedule) > mask_fits(presented - stale, schedule)
         outdated = self.cubes is None or self.optimizer.name != "em"
-        outdated |= stale > particles_to_renewal(self.class_share, self.mass, schedule)
-        if not (outdated or grows or fits):
+        if not (outdated or stale > self.particles_to_renewal or grows or fits):
             return
         every = self.updates % FSC_EVERY == 0 or stale > added
         if every or grows:
@@ -407,6 +408,18 @@ class Learner:
         if fits:
             self._fit_masks(workers)
         self.make_references(workers)
+
+    @property
+    def particles_to_renewal(self) -> float:
+        """Particles that references may lack; see ``schedule.particles_to_renewal``."""
+        awake = ~self.resting
+        return particles_to_renewal(self.class_share[awake], self.mass[awake], self.schedule)
+
+    def catch_up(self, workers: Executor) -> None:
+        """Compare the half maps and make references, if those that there are lack particles."""
+        if self.stale:
+            self.fsc = self.compare_halves()
+            self.make_references(workers)
 
     def make_references(self, workers: Executor | None = None) -> None:
         """Make what particles are scored against next."""

@@ -58,7 +58,7 @@ JUNK_EVIDENCE = 0.5  # of the best class's evidence
 JUNK_RADIUS = 0.75  # of the best class's resolution in shells
 CHALLENGE_SEEDS = 2_000_000  # numbers of learners from here on are those of challengers
 EVEN_VIEWS = 0.75  # coverage of the sphere from which a map is not suspected
-# Half right maps of symmetric particles had 0.14 to 0.36, right ones 0.51 and more.
+# Half right maps had 0.14 to 0.51, right ones 0.51 and more.
 CROWDED_VIEWS = 0.5  # coverage below which a start must find the ``SAME`` map
 SAME = 0.9  # agreement; two half right maps had 0.83 to 0.89
 SIGMAS = 5.5  # of outliers among the latest particles, that are a sign of newcomers
@@ -214,6 +214,8 @@ class Lifecycle:
                 replace_map(session, k, tried.source)
                 self._doubt(k)
                 outcome, kind = "takes its place", "class_restarted"
+            elif tried.confirms:
+                outcome, kind = "found one like it, but half right maps look so too", "map_in_doubt"
             else:
                 outcome, kind = "found another that is no better", "map_in_doubt"
             compared = {} if tried.agreed is None else {"agreement": tried.agreed}
@@ -490,5 +492,5 @@ class Lifecycle:
 
 def _coverage(session: Session, k: int) -> float:
     """How evenly the particles of class ``k`` look at it, 0 to 1."""
-    rotations = np.asarray(session.store["rotation"][: session.trained], np.float64)
-    return orientation_coverage(view_histogram(rotations[session.classes == k].reshape(-1, 3, 3)))
+    own = np.asarray(session.store["rotation"][np.flatnonzero(session.classes == k)], np.float64)
+    return orientation_coverage(view_histogram(own.reshape(-1, 3, 3)))

@@ -84,6 +84,7 @@ def try_merger(session: Session, j: int, k: int, *, number: int) -> Merger:
                 cold=False,
                 workers=session.workers,
             )
+    source.make_references(session.workers)  # a class of many particles waits with them
     apart, together = 0.0, 0.0
     for one in (j, k):
         rows = forgotten(session, one)

@@ -151,7 +151,7 @@ class Races(ABC):
             return with_events(report, event, found)
         self._settle_dim()
         if doubt := self._doubt_ball(seen):
-            if self._symmetry.wanted == "C1":
+            if self._groups_to_race:
                 self._race_groups(self._leader)
                 return with_events(report, event, doubt)
             report = with_events(report, doubt)
@@ -180,8 +180,17 @@ class Races(ABC):
         if agreed >= AGREED:
             return None
         self._life.unsettled = True
-        tried = spherical.TRIED if self._symmetry.wanted == "C1" else ()
-        return ball_event(seen.share, agreed, tried=tried)
+        return ball_event(seen.share, agreed, tried=self._groups_to_race)
+
+    @property
+    def _groups_to_race(self) -> tuple[str, ...]:
+        """Groups that are tried on a near-ball whose starts disagree, where that can help.
+
+        Starts on dim particles disagree for other reasons; they are tried where ``auto`` asks.
+        """
+        asked = self._symmetry.auto or self._course.stretch == 1.0
+        can = self._symmetry.wanted == "C1" and spherical.within_reach(self._leader)
+        return spherical.TRIED if asked and can else ()
 
     def _near_ball(self, leader: Learner) -> Sphericity | None:
         """How little views explain of some particles, if it is little and matters; or None."""

@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from reconstruct.learned import Searched, Span
 from reconstruct.learner import Learner
-from reconstruct.schedule import particles_to_renewal
 from reconstruct.search import WeightedBatch, pose_rows
 from reconstruct.store import ParticleStore
 from reconstruct.types import SearchCount
@@ -29,6 +28,7 @@ Float64 = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
 
 MOST = 3000  # particles searched at once
+MEMORY_PARTS = 16  # of the free memory, one of which their coefficients may fill
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class _Group:
     whole: Searched
     sums: Float32  # (particles, 3, shells)
     edges: tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]  # of the minibatches, by half-set
+
+    @property
+    def stop(self) -> int:
+        """Row behind the last one."""
+        return self.start + self.size * (len(self.edges[0]) - 1)
 
     def holds(self, learner: Learner, rows: Rows, noise: Float64) -> bool:
         """Whether ``rows`` are one of the minibatches, and would be searched in the same way."""
@@ -126,18 +131,30 @@ class SearchAhead:
                     learner, store, rows, count, noise=noise, weigh=weigh, sums=sums,
                     workers=workers,
                 )  # fmt: skip
-        return None if self._group is None else self._group.of(rows)
+        group = self._group
+        if group is None:
+            return None
+        if int(rows[-1]) + 1 == group.stop:  # the last of them: nothing else needs its memory
+            self._group = None
+        return group.of(rows)
+
+    def forget(self) -> None:
+        """Let go of what was searched: no minibatch follows for now."""
+        self._group = None
 
 
 def _minibatches(learner: Learner, size: int, waiting: int) -> int:
     """How many minibatches of those that wait will meet the references that there are now."""
     blurred = learner.n_classes > 1 and learner.similarity > 0
     changes = learner.optimizer.name != "em" or learner.positivity.judges or blurred
+    changes |= learner.temperature != 1.0
     alike = learner.pose_search == "exhaustive" and not learner.coarse_radius  # in any company
     if not (learner.backend.on_device and alike) or learner.cubes is None or changes:
         return 1
-    left = particles_to_renewal(learner.class_share, learner.mass, learner.schedule)
-    return min(waiting // size, MOST // size, int(max(left - learner.stale, 0) // size) + 1)
+    row = 3 * 4 * learner.plane.count(learner.insert_radius)  # bytes
+    most = min(MOST, learner.backend.memory()[0] // MEMORY_PARTS // row)
+    left = max(learner.particles_to_renewal - learner.stale, 0.0)
+    return int(min(waiting // size, most // size, left // size + 1))
 
 
 def _search(

@@ -49,7 +49,10 @@ class ShellSums:
         return np.asarray(self._backend.asnumpy(out), np.float32)
 
     def keep(self, rows: Rows, sums: Float32, noise: Float64) -> None:
-        """Keep the sums (b, 3, shells) of rows of the store, weighed by ``noise``."""
+        """Keep the sums (b, 3, shells) of rows of the store, weighed by ``noise``.
+
+        Sums of fewer shells than ``radius`` are of no use and not kept.
+        """
         if sums.shape[2] < self.radius:
             return
         if self._noise is None or not np.array_equal(noise, self._noise):
@@ -61,7 +64,15 @@ class ShellSums:
     def of(
         self, rows: Rows, *, noise: Float64, weigh: Callable[[Rows, int], WeightedBatch]
     ) -> Float64:
-        """Sums (b, 3, radius) of latest rows of the store; what is not kept is made."""
+        """Sums (b, 3, radius) of latest rows of the store; what is not kept is made.
+
+        Raises
+        ------
+        ValueError
+            The rows span more than is kept.
+        """
+        if len(rows) and np.ptp(rows) >= KEPT:
+            raise ValueError(f"rows {rows.min()} to {rows.max()} span more than {KEPT}")
         known = self._noise is not None and np.array_equal(noise, self._noise)
         missing = rows[self._row[rows % KEPT] != rows] if known else rows
         if len(missing):

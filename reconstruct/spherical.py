@@ -50,6 +50,7 @@ __all__ = [
     "steer",
     "told_apart",
     "window_of",
+    "within_reach",
 ]
 
 Float32 = npt.NDArray[np.float32]
@@ -129,10 +130,19 @@ def _radial_average(cube: Float32) -> Float32:
     return ball
 
 
-def _radius(per_diameter: float, learner: Learner) -> int:
+def _shells(per_diameter: float, learner: Learner) -> int:
     diameter = 2 * float(learner.mask_radius.max())
-    shells = round(per_diameter * learner.grid.box / diameter)
+    return round(per_diameter * learner.grid.box / diameter)
+
+
+def _radius(per_diameter: float, learner: Learner) -> int:
+    shells = _shells(per_diameter, learner)
     return int(np.clip(shells, learner.schedule.start_radius, learner.max_radius))
+
+
+def within_reach(learner: Learner) -> bool:
+    """Whether the session's resolution is one at which a near-ball's views can be told."""
+    return _shells(RACE_AT, learner) <= learner.max_radius
 
 
 def shows_axes(learner: Learner, group: str) -> bool:
