@@ -80,7 +80,7 @@ class _CufftTransforms:
     """Transforms by cuFFT plans that are kept: making one takes as long as ten transforms."""
 
     KEPT_BYTES = 1 << 28  # of the plans' work areas; of plans that need more the last few
-    LEAST_KEPT = 4
+    LEAST_KEPT = 8  # an update takes five: references and half maps both ways, masks
 
     def __init__(self, cupy: Any) -> None:
         self._cufft = cupy.cuda.cufft
