@@ -3,22 +3,46 @@
 from __future__ import annotations
 
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
+from reconstruct.backend import Backend
+from reconstruct.fourier import HalfPlane
 from reconstruct.learned import Searched, Span
-from reconstruct.optimizer import gradient_step
+from reconstruct.optimizer import Optimizer, gradient_step
+from reconstruct.update import MapGrid
 
-if TYPE_CHECKING:
-    from reconstruct.learner import Learner
+__all__ = ["Accumulating", "accumulate"]
 
-__all__ = ["accumulate"]
+Float32 = npt.NDArray[np.float32]
+Float64 = npt.NDArray[np.float64]
 
 SHARE_MEMORY = 3000.0  # particles, at most, of the running mean of class shares
 
 
-def accumulate(learner: Learner, searched: Searched, window: float, workers: Executor) -> None:
+class Accumulating(Protocol):
+    """What of a learner takes part."""
+
+    backend: Backend
+    placed: HalfPlane  # on the backend
+    grid: MapGrid
+    optimizer: Optimizer
+    n_classes: int
+    updates: int
+    resting: npt.NDArray[np.bool_]  # (K,)
+    class_share: Float64  # (K,)
+    mass: Float64  # (K,)
+    statistics: Float32  # (2, K, g, g, h, 3)
+    velocity: Float32 | None
+
+    @property
+    def insert_radius(self) -> int:
+        """Radius in shells up to which particles enter."""
+
+
+def accumulate(learner: Accumulating, searched: Searched, window: float, workers: Executor) -> None:
     """Let the statistics fade, and add what the particles say by their posterior weights.
 
     Changes the learner's statistics (2, K, g, g, h, 3), ``mass``, ``class_share`` and, by gradient
@@ -51,13 +75,13 @@ def accumulate(learner: Learner, searched: Searched, window: float, workers: Exe
         )  # fmt: skip
 
 
-def _fade(learner: Learner, decay: Any) -> None:
+def _fade(learner: Accumulating, decay: Any) -> None:
     for k, kept in enumerate(decay.tolist()):
         if kept < 1:
             learner.statistics[:, k] *= kept
 
 
-def _insert(learner: Learner, target: Any, span: Span, workers: Executor) -> None:
+def _insert(learner: Accumulating, target: Any, span: Span, workers: Executor) -> None:
     """Add the particles of each half-set to theirs, side by side."""
     members = np.arange(0, span.first), np.arange(span.first, len(span.batch))
     *space, n = _space(learner)
@@ -72,7 +96,7 @@ def _insert(learner: Learner, target: Any, span: Span, workers: Executor) -> Non
         pass
 
 
-def _space(learner: Learner) -> tuple[Any, ...]:
+def _space(learner: Accumulating) -> tuple[Any, ...]:
     """Coefficients, scale and box as kernels take them, and how many coefficients enter."""
     plane = learner.placed
     return (
@@ -81,7 +105,7 @@ def _space(learner: Learner) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _columns(learner: Learner, span: Span) -> tuple[Any, ...]:
+def _columns(learner: Accumulating, span: Span) -> tuple[Any, ...]:
     """Particles and their cells; classes at rest receive nothing."""
     batch, poses, weights = span.batch, span.poses, span.weights
     if learner.resting.any():

@@ -101,7 +101,7 @@ class Learner:
 
     def __post_init__(self) -> None:
         """Fill what depends on the number of classes and on the backend."""
-        self.placed = replace(  # where the kernels are
+        self.placed: HalfPlane = replace(  # its coefficients on the backend
             self.plane,
             kx=self.backend.asarray(self.plane.kx),
             ky=self.backend.asarray(self.plane.ky),
