@@ -13,6 +13,7 @@ import pytest
 from reconstruct.learned import LearnResult, Start
 from reconstruct.learner import Learner
 from reconstruct.learner_state import dump_learner, restore_learner
+from reconstruct.positivity import JUDGE_EVERY, Positivity
 from reconstruct.schedule import Schedule
 from reconstruct.search import WeightedBatch
 from reconstruct.update import MapGrid
@@ -126,6 +127,36 @@ def test_references_that_wait_are_restored_as_they_are(
     for one in (learner, again):
         advance(one, batches[5], workers, window=np.inf, cold=False)
     assert same(fingerprint(learner), fingerprint(again))
+
+
+def test_a_judgement_leaves_the_references_that_it_decided_on(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch]
+) -> None:
+    learner = make_learner()
+    learner.schedule = Schedule(renew_share=10.0, mask_from=10**9, grow_every=10**9)
+    advance(learner, batches[0], workers, window=np.inf, cold=False)
+    learner.positivity = Positivity("auto")
+    learner.updates = JUDGE_EVERY  # due
+    advance(learner, batches[1], workers, window=np.inf, cold=False)
+    assert learner.stale == BATCH  # the half maps are still to be compared
+    judged = learner.cubes
+    assert judged is not None
+    without_last = make_learner()
+    advance(without_last, batches[0], workers, window=np.inf, cold=False)
+    without_last.positivity = learner.positivity
+    without_last.make_references()
+    assert np.array_equal(judged, without_last.cubes)
+
+
+@pytest.mark.parametrize("resting", [False, True])
+def test_classes_at_rest_do_not_ask_for_new_maps(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch], *, resting: bool
+) -> None:
+    learner = make_learner(n_classes=2)
+    advance(learner, batches[0], workers, window=np.inf, cold=False)
+    learner.mass, learner.class_share = np.array([100.0, 0.0]), np.array([0.9, 0.1])
+    learner.resting[1] = resting
+    assert learner.particles_to_renewal == (pytest.approx(0.03 * 100 / 0.9) if resting else 0.0)
 
 
 def test_a_restored_learner_may_not_have_started(
