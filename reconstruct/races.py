@@ -186,9 +186,12 @@ class Races(ABC):
     def _groups_to_race(self) -> tuple[str, ...]:
         """Groups that are tried on a near-ball whose starts disagree, where that can help.
 
-        Starts on dim particles disagree for other reasons; they are tried where ``auto`` asks.
+        Starts on dim particles, or after a short race, disagree for other reasons: with these
+        groups are tried where ``auto`` asks.
         """
-        asked = self._symmetry.auto or self._course.stretch == 1.0
+        course = self._course
+        found = course.stretch == 1.0 and self._leader.presented >= course.schedule.cold_presented
+        asked = self._symmetry.auto or found
         can = self._symmetry.wanted == "C1" and spherical.within_reach(self._leader)
         return spherical.TRIED if asked and can else ()
 

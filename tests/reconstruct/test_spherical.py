@@ -357,7 +357,8 @@ def test_with_c1_the_group_of_a_ball_is_named_and_its_map_goes_on_without(
         released.append(class_volume(learner, 0))
 
     monkeypatch.setattr("reconstruct.races.release", released_with_maps)
-    engine = started(shells(400), replace(SETTINGS, symmetry="C1", replay_passes=1))
+    settings = replace(SETTINGS, symmetry="C1", replay_passes=1, initial_presentations=300)
+    engine = started(shells(400), settings)
     messages = []
     while engine.ready:
         messages += [event.message for event in engine.step().events]
