@@ -136,10 +136,12 @@ class Engine(Races):
         self._learners = [self._new_learner(i) for i in range(settings.starts)]
         self._progress = Progress(self.max_radius)
         self._sums = ShellSums(self.plane, self.backend)
-        self._ahead = SearchAhead()
         self._presented = 0
         self._step = 0
         self._workers = ThreadPoolExecutor(max_workers=usable_cores())
+        self._ahead = SearchAhead(
+            self._store, weigh=self._weighted, sums=self._sums.of_batch, workers=self._workers
+        )
 
     # ---- particles in
 
@@ -282,11 +284,8 @@ class Engine(Races):
         result: LearnResult | None = None
         with _BLAS.limit(limits=1, user_api="blas"):
             if new and not cold and steady and len(self._awake) == 1:
-                ahead = self._ahead.take(
-                    leader_before, self._store, rows, waiting=self._usable - int(rows[0]),
-                    noise=noise, weigh=self._weighted, sums=self._sums.of_batch,
-                    workers=self._workers,
-                )  # fmt: skip
+                waiting = self._usable - int(rows[0])
+                ahead = self._ahead.take(leader_before, rows, waiting=waiting, noise=noise)
             rows, half = self._store.by_half(rows)
             start = Start(**self._store.poses(rows)) if local else None
             weighted: dict[int, WeightedBatch] = {}  # starts of a race mostly share a radius

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reconstruct.kernels_cuda import SPAN_COLUMNS
+
 __all__ = [
     "choose_cells",
     "coarse_maxima",
@@ -274,8 +276,8 @@ def insert_halves(
 ) -> None:  # fmt: skip
     """Let statistics (2, K, ...) fade and add the particles of each half-set to theirs."""
     statistics *= decay[:, None, None, None, None]
-    for i in range(0, len(spans), 10):
-        first, a_re, a_im, c2, *cells = spans[i : i + 10]
+    for i in range(0, len(spans), SPAN_COLUMNS):
+        first, a_re, a_im, c2, *cells = spans[i : i + SPAN_COLUMNS]
         for h, members in enumerate((np.arange(first), np.arange(first, len(c2)))):
             insert_particles(
                 statistics[h], members, kx, ky, ikx, iky, scale, box, a_re, a_im, c2, n, *cells

@@ -90,23 +90,29 @@ class _Group:
 
 
 class SearchAhead:
-    """Holds the minibatches of one search until the last of them is learned from."""
+    """Holds the minibatches of one search until the last of them is learned from.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    store, weigh, sums, workers
+        The session's particles, what gives rows of them up to a radius ready to be scored, their
+        sums over shells, and its threads.
+    """
+
+    def __init__(
+        self,
+        store: ParticleStore,
+        *,
+        weigh: Callable[[Rows, int], WeightedBatch],
+        sums: Callable[[WeightedBatch], Float32],
+        workers: Executor,
+    ) -> None:
+        self._store, self._weigh, self._sums, self._workers = store, weigh, sums, workers
         self._group: _Group | None = None
         self._noise: Float64 | None = None  # of the minibatch before
 
     def take(
-        self,
-        learner: Learner,
-        store: ParticleStore,
-        rows: Rows,
-        *,
-        waiting: int,
-        noise: Float64,
-        weigh: Callable[[Rows, int], WeightedBatch],
-        sums: Callable[[WeightedBatch], Float32],
-        workers: Executor,
+        self, learner: Learner, rows: Rows, *, waiting: int, noise: Float64
     ) -> tuple[Searched, Float32] | None:
         """What a search found of the new particles ``rows``, and their sums over shells.
 
@@ -119,18 +125,15 @@ class SearchAhead:
         waiting
             New particles there, these among them.
         noise
-            Variances that ``weigh`` uses.
+            Variances that particles are weighed by now.
         """
         settled = self._noise is not None and np.array_equal(noise, self._noise)
         self._noise = noise
         if self._group is None or not self._group.holds(learner, rows, noise):
-            self._group = None
+            self._group = None  # before another takes as much memory
             count = _minibatches(learner, len(rows), waiting)
             if settled and count > 1:
-                self._group = _search(
-                    learner, store, rows, count, noise=noise, weigh=weigh, sums=sums,
-                    workers=workers,
-                )  # fmt: skip
+                self._group = self._search(learner, rows, count, noise)
         group = self._group
         if group is None:
             return None
@@ -141,6 +144,27 @@ class SearchAhead:
     def forget(self) -> None:
         """Let go of what was searched: no minibatch follows for now."""
         self._group = None
+
+    def _search(self, learner: Learner, rows: Rows, count: int, noise: Float64) -> _Group:
+        """Search ``count`` minibatches, the first of which are ``rows``."""
+        size = len(rows)
+        order, half = self._store.by_half(rows[0] + np.arange(count * size))
+        first = int(np.count_nonzero(half == 0))
+        starts = rows[0] + size * np.arange(count + 1)
+        batch = self._weigh(order, learner.insert_radius)
+        return _Group(
+            start=int(rows[0]),
+            size=size,
+            references=learner.cubes,
+            resting=learner.resting.copy(),
+            noise=noise,
+            whole=learner.look(batch, first, cold=False, workers=self._workers),
+            sums=self._sums(batch),
+            edges=(
+                np.searchsorted(order[:first], starts),
+                first + np.searchsorted(order[first:], starts),
+            ),
+        )
 
 
 def _minibatches(learner: Learner, size: int, waiting: int) -> int:
@@ -155,36 +179,3 @@ def _minibatches(learner: Learner, size: int, waiting: int) -> int:
     most = min(MOST, learner.backend.memory()[0] // MEMORY_PARTS // row)
     left = max(learner.particles_to_renewal - learner.stale, 0.0)
     return int(min(waiting // size, most // size, left // size + 1))
-
-
-def _search(
-    learner: Learner,
-    store: ParticleStore,
-    rows: Rows,
-    count: int,
-    *,
-    noise: Float64,
-    weigh: Callable[[Rows, int], WeightedBatch],
-    sums: Callable[[WeightedBatch], Float32],
-    workers: Executor,
-) -> _Group:
-    """Search ``count`` minibatches, the first of which are ``rows``."""
-    size = len(rows)
-    everything = rows[0] + np.arange(count * size)
-    order, half = store.by_half(everything)
-    first = int(np.count_nonzero(half == 0))
-    starts = rows[0] + size * np.arange(count + 1)
-    batch = weigh(order, learner.insert_radius)
-    return _Group(
-        start=int(rows[0]),
-        size=size,
-        references=learner.cubes,
-        resting=learner.resting.copy(),
-        noise=noise,
-        whole=learner.look(batch, first, cold=False, workers=workers),
-        sums=sums(batch),
-        edges=(
-            np.searchsorted(order[:first], starts),
-            first + np.searchsorted(order[first:], starts),
-        ),
-    )
