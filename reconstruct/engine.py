@@ -401,7 +401,7 @@ class Engine(Races):
         if self._course.racing or not tells_signal(leader.evidence, self._course.trained):
             return (None,) * leader.n_classes
         held = leader.class_share * self._course.trained  # a class is told by its own particles
-        doubted = self._life.doubted(leader.n_classes)
+        doubted = self._life.doubts.which(leader.n_classes)
         if leader.group != "C1":
             doubted = (False,) * leader.n_classes  # ``imposed_symmetry`` says what that is worth
         return tuple(
@@ -487,7 +487,7 @@ class Engine(Races):
         engine._course.restore(meta)
         engine._set_pace(engine._course.stretch)
         engine._symmetry.restore(meta)
-        engine._life.restore(meta.get("lifecycle", {}))
+        engine._life.restore(meta["lifecycle"])
         for name in COUNTERS:
             setattr(engine, f"_{name}", meta[name])
         engine._learners = []

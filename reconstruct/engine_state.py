@@ -20,7 +20,7 @@ __all__ = ["Arrays", "check_version", "learner_arrays", "pack", "unpack_optics",
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-VERSION = 2
+VERSION = 3
 
 
 def pack(

@@ -9,41 +9,30 @@ docs/decisions/classes.md has the measurements behind the numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from reconstruct.births import attempt_birth
-from reconstruct.challenge import (
-    FEWEST,
-    JUNK_SHARE,
-    Challenge,
-    challenge,
-    challenge_by_two,
-)
 from reconstruct.class_actions import (
     Session,
     claim,
     class_evidence,
     divide,
     fill,
-    forgotten,
     merge,
     put_to_rest,
-    replace_map,
-    score,
-    share_out,
     tell_apart,
     unite,
 )
-from reconstruct.coverage import orientation_coverage
+from reconstruct.doubts import Doubts
 from reconstruct.learner import Learner
 from reconstruct.merging import candidates, try_merger
 from reconstruct.outliers import newcomers
 from reconstruct.quality import RESOLUTION_FSC, crossing_radius
-from reconstruct.snapshot import tells_signal, view_histogram
+from reconstruct.snapshot import tells_signal
 from reconstruct.splitting import attempt_split, sort_again
 from reconstruct.types import EngineEvent
 
@@ -56,11 +45,6 @@ REVIEW_RADIUS = 11  # shells that maps must reach before they are compared
 EMPTY_SHARE = 0.1  # of an even share, below which a class holds nothing
 JUNK_EVIDENCE = 0.5  # of the best class's evidence
 JUNK_RADIUS = 0.75  # of the best class's resolution in shells
-CHALLENGE_SEEDS = 2_000_000  # numbers of learners from here on are those of challengers
-EVEN_VIEWS = 0.75  # coverage of the sphere from which a map is not suspected
-# Half right maps had 0.14 to 0.51, right ones 0.51 and more.
-CROWDED_VIEWS = 0.5  # coverage below which a start must find the ``SAME`` map
-SAME = 0.9  # agreement; two half right maps had 0.83 to 0.89
 SIGMAS = 5.5  # of outliers among the latest particles, that are a sign of newcomers
 MOST_SIGMAS = 8.0  # that are, after up to FEW_FRUITLESS signs that came to nothing
 FEW_FRUITLESS, MORE_SIGMAS = 2, 0.5  # and so many more after each one further
@@ -78,7 +62,7 @@ class Lifecycle:
 
     most_classes: int
     splitting: bool = True  # whether two states of one structure are looked for
-    stretch: float = 1.0  # of a start, against one of bright particles
+    doubts: Doubts = field(default_factory=Doubts)  # which maps may be wrong
     next_review: float = 0.0  # presentations of the learner
     alarm_at: int = 0  # particles trained when a newcomer was first suspected; 0: no suspicion
     quiet_until: int = 0  # particles trained before which no newcomer is looked for
@@ -88,11 +72,6 @@ class Lifecycle:
     births: int = 0  # births tried, which key their random numbers
     trials: int = 0  # mergers tried, likewise
     junk: tuple[int, ...] = ()  # classes that were named junk
-    challenges: int = 0  # fresh starts that maps were compared with, likewise
-    unsettled: bool = False  # whether random starts found different maps of a near-ball
-    guided: bool = False  # whether the map of one began as that of a group: starts find worse ones
-    stood: tuple[int, ...] = ()  # classes whose map stood against one, as often as it did
-    uneven: tuple[int, ...] = ()  # classes that were seen from some sides only, as far as they know
     splits: int = 0  # tried, which key their random numbers
     next_sorting: float = 0.0  # presentations of the learner, where classes are siblings
 
@@ -105,12 +84,14 @@ class Lifecycle:
         events = self._watch(session) if streaming else []
         far_enough = learner.radius >= min(REVIEW_RADIUS, learner.max_radius)
         due = learner.presented >= self.next_review and far_enough
-        if due and (learner.n_classes > 1 or any(self.doubted(1))):
-            self._look_at_views(session)
+        if due and (learner.n_classes > 1 or any(self.doubts.which(1))):
+            self.doubts.look_at_views(session)
             self.next_review = learner.presented * REVIEW_GROWTH
             if learner.n_classes > 1:
                 events += self._review(session)
-            events += self._challenge(session)
+            tried = self.doubts.try_maps(session, junk=self.junk)
+            self._forget_junk(*(e.class_index for e in tried if e.kind == "class_split"))
+            events += tried
             resting = np.flatnonzero(learner.resting)
             if len(resting) and self.splitting and learner.siblings is None:
                 events += self._split(session, int(resting[0]))
@@ -118,21 +99,6 @@ class Lifecycle:
             self.next_sorting = learner.presented * SORT_GROWTH
             events += self._sort(session)
         return tuple(events)
-
-    def doubted(self, n_classes: int) -> tuple[bool, ...]:
-        """Which classes' maps may be wrong, as long as they did not stand against fresh starts.
-
-        The race finds the map of one bright species. Several species have fewer particles each in
-        it; a class that took a wrong turn then crowds its views, as one of dim particles need not.
-        """
-        if self.stretch == 1.0 and n_classes == 1:
-            return (self.unsettled and 0 not in self.stood,)
-        found_wrong = {0} if self.unsettled else set()
-        known = self.stretch == 1.0 and self.next_review > 0  # how even the views are
-        return tuple(
-            k not in self.stood and (k in self.uneven or k in found_wrong or not known)
-            for k in range(n_classes)
-        )
 
     # ---- reviews
 
@@ -162,7 +128,8 @@ class Lifecycle:
                 continue
             moved = merge(session, j, k, merger.source)
             changed |= {j, k}
-            self._doubt(j, k)
+            self._forget_junk(j, k)
+            self.doubts.begin(j, k)
             events.append(
                 EngineEvent(
                     kind="classes_merged",
@@ -181,102 +148,6 @@ class Lifecycle:
                 )
             )
         return events
-
-    def _look_at_views(self, session: Session) -> None:
-        """Note the classes that are seen from some sides only."""
-        counts = np.bincount(session.classes, minlength=session.learner.n_classes)
-        known = np.flatnonzero(~session.learner.resting & (counts >= FEWEST)).tolist()
-        self.uneven = tuple(k for k in known if _coverage(session, k) < EVEN_VIEWS)
-
-    def _challenge(self, session: Session) -> list[EngineEvent]:
-        """Let fresh starts try the maps that may be wrong."""
-        learner = session.learner
-        events: list[EngineEvent] = []
-        if learner.group != "C1" or self.guided:
-            return events  # a start would have to be turned into the group's frame, or overfits
-        for k in np.flatnonzero(self.doubted(learner.n_classes) & ~learner.resting).tolist():
-            if len(session.of_class(k)) < FEWEST * self.stretch or k in self.junk:
-                continue
-            if learner.siblings is not None and k in learner.siblings.classes:
-                continue  # its map is not its own
-            if learner.n_classes > 1 and self._holds_little(session, k):
-                continue  # a start on junk finds nothing
-            self.challenges += 1
-            number = CHALLENGE_SEEDS + self.challenges
-            tried = challenge(session, k, number=number, stretch=self.stretch)
-            if self._stands(session, k, tried):
-                self.stood = tuple(sorted((*self.stood, k)))
-                outcome, kind = "found the same map", "map_confirmed"
-            elif tried.may_blend(learner.evidence) and (divided := self._share_out(session, k)):
-                events.append(divided)
-                continue
-            elif tried.won:
-                replace_map(session, k, tried.source)
-                self._doubt(k)
-                outcome, kind = "takes its place", "class_restarted"
-            elif tried.confirms:
-                outcome, kind = "found one like it, but half right maps look so too", "map_in_doubt"
-            else:
-                outcome, kind = "found another that is no better", "map_in_doubt"
-            compared = {} if tried.agreed is None else {"agreement": tried.agreed}
-            events.append(
-                EngineEvent(
-                    kind=kind,
-                    message=(
-                        f"Class {k + 1}: a fresh start on its own particles {outcome}, "
-                        f"{tried.start_evidence:.1f} nats per particle against "
-                        f"{tried.map_evidence:.1f} of the map at the same resolution"
-                        + (f"; both agree at FSC {tried.agreed:.2f}" if compared else "")
-                    ),
-                    class_index=k,
-                    values={
-                        "start": tried.start_evidence,
-                        "map": tried.map_evidence,
-                        **compared,
-                    },
-                )
-            )
-        return events
-
-    @staticmethod
-    def _holds_little(session: Session, k: int) -> bool:
-        """Whether class ``k`` explains so little of its particles that most are junk."""
-        learner = session.learner
-        found = score(session, learner, forgotten(session, k), k, crossed=True)[1]
-        return float(found.poses.evidence.mean(dtype=np.float64)) < JUNK_SHARE * learner.evidence
-
-    def _stands(self, session: Session, k: int, tried: Challenge) -> bool:
-        """Whether the map of class ``k`` is confirmed.
-
-        Two starts may be half right alike; such a map crowds its views.
-        """
-        crowded = self.stretch == 1.0 and _coverage(session, k) < CROWDED_VIEWS
-        return tried.confirms and (not crowded or (tried.agreed or 0.0) >= SAME)
-
-    def _share_out(self, session: Session, k: int) -> EngineEvent | None:
-        """Make two classes of one that holds two species, where a class is free."""
-        learner = session.learner
-        free = np.flatnonzero(learner.resting)
-        if not len(free) or len(session.of_class(k)) < 2 * FEWEST * self.stretch:
-            return None
-        self.challenges += 1
-        number = CHALLENGE_SEEDS + self.challenges
-        pair = challenge_by_two(session, k, number=number, stretch=self.stretch)
-        if not pair.won:
-            return None
-        slot = int(free[0])
-        moved = share_out(session, k, slot, pair.sources)
-        self._doubt(k, slot)
-        return EngineEvent(
-            kind="class_split",
-            message=(
-                f"Class {k + 1} holds two species: two fresh maps explain its particles with "
-                f"{pair.pair_evidence:.1f} nats of each, its map with {pair.map_evidence:.1f}; "
-                f"{moved} of them go to class {slot + 1}"
-            ),
-            class_index=slot,
-            values={"pair": pair.pair_evidence, "map": pair.map_evidence},
-        )
 
     @staticmethod
     def _independent(learner: Learner) -> npt.NDArray[np.bool_]:
@@ -357,11 +228,9 @@ class Lifecycle:
             self.junk = tuple(sorted(known | {int(k)} if poor else known - {int(k)}))
         return events
 
-    def _doubt(self, *classes: int) -> None:
+    def _forget_junk(self, *classes: int | None) -> None:
         """Forget what was said of classes that hold another map now."""
         self.junk = tuple(k for k in self.junk if k not in classes)
-        self.stood = tuple(k for k in self.stood if k not in classes)
-        self.uneven = tuple(sorted({*self.uneven, *classes}))  # until their views are looked at
 
     # ---- two states of one complex
 
@@ -369,7 +238,7 @@ class Lifecycle:
         """Look for two states in the largest class; the second one takes a class at rest."""
         learner = session.learner
         k = int(np.argmax(np.where(learner.resting, -1.0, learner.class_share)))
-        if self.doubted(learner.n_classes)[k]:
+        if self.doubts.which(learner.n_classes)[k]:
             return []  # a wrong map varies as well
         if learner.class_share[slot] * learner.n_classes > EMPTY_SHARE:
             return []  # the class at rest stands for particles that no map explains
@@ -381,11 +250,8 @@ class Lifecycle:
         divide(session, k, slot, differences=sorting.differences, share=sorting.share)
         tell_apart(session, sorting.rows, sorting.second, sorting.differences)
         self.next_sorting = learner.presented * SORT_GROWTH
-        self._doubt(slot)
-        if k in self.stood:  # both have the map that stood
-            self.stood = tuple(sorted((*self.stood, slot)))
-        if k not in self.uneven:
-            self.uneven = tuple(one for one in self.uneven if one != slot)
+        self._forget_junk(slot)
+        self.doubts.inherit(slot, k)
         return [
             EngineEvent(
                 kind="class_split",
@@ -464,7 +330,8 @@ class Lifecycle:
         # Those that came since the first sign, and as many before it, may be of the new class.
         latest = session.held(np.arange(max(0, session.trained - 2 * WINDOW), session.trained))
         claimed = claim(session, latest, slot)
-        self._doubt(slot)
+        self._forget_junk(slot)
+        self.doubts.begin(slot)
         return [
             EngineEvent(
                 kind=f"class_{kind}",
@@ -482,15 +349,12 @@ class Lifecycle:
 
     def dump(self) -> dict[str, Any]:
         """Everything that changes."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+        state = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
+        return {**state, "doubts": self.doubts.dump()}
 
     def restore(self, meta: Mapping[str, Any]) -> None:
         """Take over a state that ``dump`` returned."""
-        for name, value in meta.items():
+        state = dict(meta)
+        self.doubts.restore(state.pop("doubts"))
+        for name, value in state.items():
             setattr(self, name, tuple(value) if isinstance(value, list) else value)
-
-
-def _coverage(session: Session, k: int) -> float:
-    """How evenly the particles of class ``k`` look at it, 0 to 1."""
-    own = np.asarray(session.store["rotation"][np.flatnonzero(session.classes == k)], np.float64)
-    return orientation_coverage(view_histogram(own.reshape(-1, 3, 3)))

@@ -107,7 +107,7 @@ class Races(ABC):
         """Let starts take ``stretch`` times as long as they do for bright particles."""
         schedule = stretched(self._layout.schedule, stretch)
         self._course.stretch, self._course.schedule = stretch, schedule
-        self._life.stretch = stretch
+        self._life.doubts.stretch = stretch
         layout = replace(self._layout, schedule=schedule)
         self._new_learner = partial(new_learner, self.settings, layout, backend=self.backend)
         for learner in self._learners:
@@ -164,7 +164,7 @@ class Races(ABC):
             return
         found = all(mean_evidence(one) >= goal for one in rivals)
         if found and self._rivals_agree() >= AGREED:
-            self._life.stood = (0,)
+            self._life.doubts.stood = (0,)
 
     def _rivals_agree(self) -> float:
         """How well the maps of the two best starts agree."""
@@ -174,12 +174,17 @@ class Races(ABC):
 
     def _doubt_ball(self, seen: Sphericity | None) -> EngineEvent | None:
         """Doubt the map of a particle that is nearly a ball if two starts found different ones."""
-        if seen is None or len(self._learners) < 2 or self._life.stood or self.settings.cubic:
+        if (
+            seen is None
+            or len(self._learners) < 2
+            or self._life.doubts.stood
+            or self.settings.cubic
+        ):
             return None
         agreed = self._rivals_agree()
         if agreed >= AGREED:
             return None
-        self._life.unsettled = True
+        self._life.doubts.unsettled = True
         return ball_event(seen.share, agreed, tried=self._groups_to_race)
 
     @property
@@ -280,7 +285,7 @@ class Races(ABC):
         if waiting:
             told, kept = spherical.told_apart(best), self._symmetry.auto
             event = groups_event(best, told=told, kept=kept)
-            self._life.unsettled = not (told and kept)
+            self._life.doubts.unsettled = not (told and kept)
             if not told:
                 waiting[0].aside = False
                 self._learners = waiting
@@ -296,5 +301,5 @@ class Races(ABC):
         found = event, self._begin_halves(spherical.restart_radius(self._leader))
         if waiting and not self._symmetry.auto:
             release(self._leader)
-            self._life.guided = True
+            self._life.doubts.guided = True
         return found

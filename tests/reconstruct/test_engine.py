@@ -202,7 +202,7 @@ def test_a_state_of_another_version_is_refused() -> None:
 def test_the_particle_is_found() -> None:
     images = simulated(600).particle_images()
     engine = run(replace(SETTINGS, race_particles=200), images).engine
-    engine._life.unsettled = False  # test_challenge has what is told of a map in doubt
+    engine._life.doubts.unsettled = False  # test_challenge has what is told of a map in doubt
     snapshot = engine.snapshot()
     found = align_to_truth(
         snapshot.classes[0].volume, demo_map(), GEOMETRY.pixel_size_angstrom,

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from reconstruct.doubts import Doubts
 from reconstruct.engine import Engine
 from reconstruct.lifecycle import MORE_SIGMAS, MOST_SIGMAS, SIGMAS, Lifecycle
 from reconstruct.merging import candidates
@@ -30,7 +31,7 @@ LIFE = {
 @pytest.fixture(autouse=True)
 def _no_challenges(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fresh starts have tests of their own, and take most of a small session's time."""
-    monkeypatch.setattr(Lifecycle, "_challenge", lambda self, session: [])
+    monkeypatch.setattr(Doubts, "try_maps", lambda self, session, junk: [])
 
 
 def ball() -> np.ndarray:
@@ -123,6 +124,7 @@ def test_what_was_decided_comes_back_from_a_dump() -> None:
         sigmas=6.5,
         sign=7.0,
         fruitless=3,
+        doubts=Doubts(stretch=2.0, unsettled=True, guided=True, looked=True, uneven=(0, 2)),
     )
     again = Lifecycle(most_classes=3)
     again.restore(life.dump())

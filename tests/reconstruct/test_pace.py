@@ -73,7 +73,7 @@ def test_a_map_that_two_starts_found_in_dim_particles_is_in_no_doubt(
     for learner, explained in zip(engine._learners, evidence, strict=True):
         learner.presented, learner.evidence = 1e6, explained
     engine._settle_dim()
-    assert (engine._life.stood == (0,)) is trusted
+    assert (engine._life.doubts.stood == (0,)) is trusted
 
 
 def test_a_race_of_dim_particles_has_more_of_them() -> None:
