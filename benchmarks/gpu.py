@@ -42,7 +42,8 @@ from benchmarks.gpu_sessions import (
 from reconstruct.backend import Backend, describe_devices, make_backend, usable_cores
 from reconstruct.fourier import make_half_plane
 from reconstruct.kernels_cuda import MOST_STEPS, STEP, fragment_shape, maxima_shape
-from reconstruct.search import empty_poses, make_plan
+from reconstruct.search import empty_poses
+from reconstruct.search_plan import make_plan
 
 __all__ = ["main"]
 

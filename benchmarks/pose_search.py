@@ -45,7 +45,6 @@ from reconstruct.rotations import (
 from reconstruct.schedule import Schedule, ShellGrowth
 from reconstruct.search import (
     Poses,
-    SearchPlan,
     WeightedBatch,
     base_grid,
     coarse_cells,
@@ -55,6 +54,7 @@ from reconstruct.search import (
     refine_levels,
     search_poses,
 )
+from reconstruct.search_plan import SearchPlan
 from reconstruct.simulate import Simulated
 from reconstruct.types import EngineSettings
 

@@ -41,7 +41,6 @@ from reconstruct.rotations import grid_step, matrix_from_vector
 from reconstruct.search import (
     CoarseCells,
     Poses,
-    SearchPlan,
     WeightedBatch,
     base_grid,
     coarse_products,
@@ -52,6 +51,7 @@ from reconstruct.search import (
     search_poses,
     with_prior,
 )
+from reconstruct.search_plan import SearchPlan
 
 __all__ = [
     "Bound",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -78,11 +78,12 @@ def score(
     """Search the particles ``rows`` in class ``k`` of a learner, alone; nothing is learned.
 
     ``crossed`` scores each half-set against the map of the other. The first result is the rows in
-    the order of the second.
+    the order of the second. Whatever the learner, posteriors are as broad as the session's.
     """
     rows, half = session.store.by_half(rows, crossed=crossed)
     batch = session.weigh(rows, learner.insert_radius)
     rng = np.random.default_rng([*learner.seed, learner.updates, k])
+    learner = replace(learner, breadth=session.learner.breadth)
     return rows, learner.score_class(batch, half, k, rng=rng, workers=session.workers)
 
 
@@ -116,7 +117,7 @@ def alone(session: Session, k: int, number: int) -> Learner:
     learner, copy = session.learner, session.new_learner(number)
     copy.growth = ShellGrowth(learner.radius, float("inf"))
     copy.split, copy.group = learner.split, learner.group
-    copy.presented = learner.presented
+    copy.presented, copy.breadth = learner.presented, replace(learner.breadth)
     copy.statistics = learner.statistics[:, k : k + 1].copy()
     copy.mass = learner.mass[k : k + 1].copy()
     copy.mask_radius = learner.mask_radius[k : k + 1].copy()

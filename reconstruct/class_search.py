@@ -22,7 +22,6 @@ from reconstruct.fourier import HalfPlane
 from reconstruct.search import (
     CoarseCells,
     Poses,
-    SearchPlan,
     WeightedBatch,
     base_grid,
     coarse_cells,
@@ -34,6 +33,7 @@ from reconstruct.search import (
     refine_levels,
     with_prior,
 )
+from reconstruct.search_plan import SearchPlan
 
 __all__ = ["search_classes"]
 

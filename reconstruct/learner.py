@@ -21,6 +21,7 @@ from reconstruct import device_maps, host_maps
 from reconstruct.accumulate import accumulate
 from reconstruct.annealing import annealed, temperature_for
 from reconstruct.backend import Backend, cpu_backend
+from reconstruct.breadth import Breadth
 from reconstruct.centring import centred
 from reconstruct.classes import similarity_at
 from reconstruct.extent import particle_radius_pixels
@@ -37,9 +38,9 @@ from reconstruct.schedule import (
     growth_due,
     mask_fits,
     particles_to_renewal,
-    search_cuts,
 )
-from reconstruct.search import Poses, SearchPlan, WeightedBatch, local_start, make_plan
+from reconstruct.search import Poses, WeightedBatch, local_start
+from reconstruct.search_plan import SearchPlan, make_plan
 from reconstruct.search_wide import make_wide_plan
 from reconstruct.siblings import Siblings, class_crop
 from reconstruct.symmetry import parse_group, symmetrise_statistics
@@ -94,6 +95,7 @@ class Learner:
     centring: Centring = "off"
     optimizer: Optimizer = field(default_factory=Optimizer)
     temperature: float = 1.0  # of the pose posterior in the last update
+    breadth: Breadth = field(default_factory=Breadth)  # of pose posteriors
     siblings: Siblings | None = None  # classes of one complex, only on the host
     velocity: Float32 | None = None  # last step of gradient descent with momentum
     backend: Backend = field(default_factory=cpu_backend)  # where statistics and cubes are
@@ -194,14 +196,12 @@ class Learner:
 
     def plan(self, *, cold: bool, local: bool = False) -> SearchPlan:
         """Search plan at the working radius, from everywhere or from known poses (``local``)."""
-        sharpness, share = search_cuts(cold=cold)
         if self.coarse_radius and not local:
             plan = make_wide_plan(self.radius, self.coarse_radius, self.max_shift_pixels)
         else:
+            width = self.breadth.search(cold=cold, on_device=self.backend.on_device)
             box, shift = self.plane.box, self.max_shift_pixels
-            plan = make_plan(
-                self.radius, box=box, max_shift_pixels=shift, sharpness=sharpness, share=share
-            )
+            plan = make_plan(self.radius, box=box, max_shift_pixels=shift, **width)
         return replace(plan, temperature=self.temperature)
 
     def learn(
@@ -255,8 +255,9 @@ class Learner:
         weights, found = learned(
             poses, self.n_classes, self.similarity, self.backend, temperature=temperature
         )
-        span = Span(batch, first, poses, weights)
-        return Searched((span,), replace(found, searches=searches), temperature)
+        spans, warm = (Span(batch, first, poses, weights),), start is None and not cold
+        found = replace(found, searches=searches)
+        return Searched(spans, found, temperature, tells_breadth=warm)
 
     def take_in(
         self, searched: Searched, *, window: float, workers: Executor, began: float | None = None
@@ -265,6 +266,8 @@ class Learner:
         looked = self.clock()
         found, count = searched.found, len(searched)
         self.temperature = searched.temperature
+        if searched.tells_breadth:
+            self.breadth.note(found.weights[:, 0])
         accumulate(self, searched, window, workers)
         inserted = self.clock()
         self.presented += count
@@ -389,11 +392,11 @@ class Learner:
         What changes the statistics by little waits until it is more.
         """
         presented, stale, schedule = self.presented, self.stale, self.schedule
-        waiting = self.radius < self.max_radius
-        grows = waiting and growth_due(self.growth, presented, stale, schedule)
+        due = growth_due(self.growth, presented, stale, schedule)
+        grows = self.radius < self.max_radius and due
         fits = mask_fits(presented, schedule) > mask_fits(presented - stale, schedule)
-        outdated = self.cubes is None or self.optimizer.name != "em"
-        if not (outdated or stale > self.particles_to_renewal or grows or fits):
+        outdated = self.cubes is None or stale > self.particles_to_renewal
+        if not (outdated or grows or fits or self.optimizer.name != "em"):
             return
         every = self.updates % FSC_EVERY == 0 or stale > added
         if every or grows:
@@ -407,6 +410,7 @@ class Learner:
             self._reserve(self.insert_radius)
         if fits:
             self._fit_masks(workers)
+        self.breadth.settle(on_device=self.backend.on_device)
         self.make_references(workers)
 
     @property
@@ -472,8 +476,7 @@ class Learner:
 
     def _device_crops(self, radius: int) -> Any:
         """Statistics of every class and half-set up to ``radius``, on the device."""
-        reach = self.grid.reach(radius)
-        return device_maps.crops(self.statistics, reach, self.group, self.backend)
+        return device_maps.crops(self.statistics, self.grid.reach(radius), self.group, self.backend)
 
     def _crop(self, k: int, halves: tuple[int, ...], radius: int) -> Float32:
         """Statistics of class ``k`` up to ``radius``, averaged over the group, on the host."""

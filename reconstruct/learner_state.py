@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct.backend import Backend
+from reconstruct.breadth import Breadth
 from reconstruct.fourier import full_from_half
 from reconstruct.layout import Layout
 from reconstruct.learner import Learner
@@ -61,6 +62,7 @@ def dump_learner(learner: Learner) -> tuple[dict[str, Any], dict[str, npt.NDArra
         "presented_at_growth": learner.growth.presented_at_growth,
         "started": learner.cubes is not None,
         "cut": learner.positivity.dump(),
+        "breadth": learner.breadth.dump(),
         **{name: getattr(learner, name) for name in _PLAIN},
     }
     arrays: dict[str, npt.NDArray[np.generic]] = {
@@ -88,6 +90,7 @@ def restore_learner(
     for name in _ARRAYS:
         setattr(learner, name, np.array(arrays.get(name, arrays["class_share"]), np.float64))
     learner.positivity.restore(meta)
+    learner.breadth = Breadth.load(meta["breadth"])
     learner.statistics = learner.backend.asarray(np.array(arrays["statistics"], np.float32))
     moving = arrays.get("velocity")
     learner.velocity = None if moving is None else learner.backend.asarray(np.array(moving))

@@ -14,7 +14,7 @@ from reconstruct.branch_and_bound import bound_bytes, bound_plan
 from reconstruct.fourier import make_half_plane
 from reconstruct.kernels_cuda import fragment_shape, maxima_shape
 from reconstruct.schedule import Schedule
-from reconstruct.search import make_plan
+from reconstruct.search_plan import make_plan
 from reconstruct.types import EngineSettings, Geometry
 from reconstruct.update import MapGrid, transform_size
 

@@ -22,16 +22,9 @@ from reconstruct.branch_and_bound import Bound, search_branch_and_bound
 from reconstruct.class_search import search_classes
 from reconstruct.fourier import HalfPlane
 from reconstruct.kernels_cuda import coarse_fits
-from reconstruct.search import (
-    Poses,
-    SearchPlan,
-    WeightedBatch,
-    base_grid,
-    join_poses,
-    pose_rows,
-    search_poses,
-)
+from reconstruct.search import Poses, WeightedBatch, base_grid, join_poses, pose_rows, search_poses
 from reconstruct.search_device import search_on_device
+from reconstruct.search_plan import SearchPlan
 from reconstruct.search_wide import search_on_host
 from reconstruct.types import PoseSearch, SearchCount
 

@@ -19,7 +19,6 @@ __all__ = [
     "mask_fits",
     "memory_window",
     "particles_to_renewal",
-    "search_cuts",
 ]
 
 LOOKS_APART = 1.5  # each look for growth is so many times as far from the last growth
@@ -116,8 +115,3 @@ def memory_window(seen: int, presented: float, *, cold: bool, schedule: Schedule
         return schedule.cold_window if presented < schedule.cold_presented else schedule.warm_window
     share = float(np.interp(seen, [3000.0, 8000.0], [0.12, 0.5]))
     return max(schedule.warm_window, share * seen)
-
-
-def search_cuts(*, cold: bool) -> tuple[tuple[float, ...], float]:
-    """Inverse temperatures of the cuts between levels, and the share of the posterior kept."""
-    return ((0.25, 0.25, 0.5), 0.999) if cold else ((0.33, 0.7, 1.0), 0.99)

@@ -21,13 +21,13 @@ from reconstruct import kernels_cpu
 from reconstruct.backend import Backend, cpu_backend
 from reconstruct.fourier import HalfPlane
 from reconstruct.rotations import child_offsets, grid_step, rotation_grid
+from reconstruct.search_plan import SearchPlan
 from reconstruct.symmetry import asymmetric_unit, parse_group
 
 __all__ = [
     "HALF_TURN",
     "CoarseCells",
     "Poses",
-    "SearchPlan",
     "WeightedBatch",
     "base_grid",
     "coarse_cells",
@@ -36,7 +36,6 @@ __all__ = [
     "join_poses",
     "local_start",
     "log_cells_of",
-    "make_plan",
     "pose_rows",
     "prepare_coarse",
     "refine_level",
@@ -78,36 +77,6 @@ class WeightedBatch:
     def span(self, rows: slice) -> WeightedBatch:
         """The particles ``rows``, as views."""
         return WeightedBatch(self.a_re[rows], self.a_im[rows], self.c2[rows])
-
-
-@dataclass(frozen=True)
-class SearchPlan:
-    """How fine and how far the search goes at one radius."""
-
-    coarse_count: int  # rotations of the coarse pass, of all of SO(3)
-    coarse_radius: int
-    shift_cells: int  # per axis
-    shift_step_pixels: float
-    level_radii: tuple[int, ...]  # one per subdivision; the last is the working radius
-    keep: int = 40
-    sharpness: tuple[float, ...] = (0.33, 0.7, 1.0)  # inverse temperatures of the cuts: coarse,
-    # then level by level; the last repeats; the last level itself is cut at 1
-    share: float = 0.99  # of the tempered posterior that a cut keeps
-    temperature: float = 1.0  # at which the last level is cut
-
-    def sharpness_at(self, level: int) -> float:
-        """Inverse temperature of the cut after subdivision ``level``."""
-        if level == len(self.level_radii) - 1:
-            return 1.0 / self.temperature
-        return self.sharpness[min(level + 1, len(self.sharpness) - 1)]
-
-    @property
-    def log_cells(self) -> float:
-        """Log of the number of cells at the last level: the flat prior over poses."""
-        levels = len(self.level_radii)
-        return float(
-            np.log(self.coarse_count) + 2 * np.log(self.shift_cells) + levels * np.log(32.0)
-        )
 
 
 @dataclass(frozen=True)
@@ -155,36 +124,6 @@ def join_poses(parts: list[Poses], xp: Any = np) -> Poses:
     """Put the poses of consecutive parts of a batch one after another."""
     columns = {n: xp.concatenate([getattr(part, n) for part in parts]) for n in _COLUMNS}
     return Poses(**columns, levels=parts[0].levels)
-
-
-def make_plan(
-    radius: int,
-    *,
-    box: int,
-    max_shift_pixels: float,
-    coarse_count: int = 4608,
-    coarse_radius: int = 6,
-    keep: int = 40,
-    sharpness: tuple[float, ...] = (0.33, 0.7, 1.0),
-    share: float = 0.99,
-) -> SearchPlan:
-    """Plan a search at ``radius`` shells: subdivide until a cell turns the edge by < 0.8 shells."""
-    step = grid_step(coarse_count)
-    levels = max(1, int(np.ceil(np.log2(step * radius / 0.8))))
-    radii = [min(radius, round(coarse_radius * 1.7 ** (level + 1))) for level in range(levels)]
-    radii[-1] = radius
-    spacing = box / 32.0
-    cells = max(1, int(np.ceil(2 * max_shift_pixels / spacing - 1e-6)))
-    return SearchPlan(
-        coarse_count=coarse_count,
-        coarse_radius=min(radius, coarse_radius),
-        shift_cells=cells,
-        shift_step_pixels=spacing,
-        level_radii=tuple(radii),
-        keep=keep,
-        sharpness=sharpness,
-        share=share,
-    )
 
 
 def weigh(spectra: Complex64, ctf: Float32, noise_variance: Float32) -> WeightedBatch:

@@ -18,7 +18,6 @@ from reconstruct.fourier import HalfPlane, make_half_plane
 from reconstruct.kernels_cuda import fragment_shape, maxima_shape
 from reconstruct.search import (
     Poses,
-    SearchPlan,
     WeightedBatch,
     base_grid,
     empty_poses,
@@ -27,6 +26,7 @@ from reconstruct.search import (
     shift_grid,
     with_prior,
 )
+from reconstruct.search_plan import SearchPlan
 
 __all__ = ["posterior", "search_on_device"]
 

@@ -24,16 +24,15 @@ from reconstruct.learned import learned
 from reconstruct.rotations import angle_between, random_rotations
 from reconstruct.search import (
     Poses,
-    SearchPlan,
     WeightedBatch,
     base_grid,
     empty_poses,
     local_start,
-    make_plan,
     prepare_coarse,
     refine_level,
     search_poses,
 )
+from reconstruct.search_plan import SearchPlan, make_plan
 from tests.reconstruct.cuda_host import HostLauncher, host_backend
 from tests.reconstruct.small_sets import GEOMETRY, cube_of, plane, simulated, weighted
 

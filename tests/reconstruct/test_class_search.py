@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from reconstruct.class_search import search_classes
-from reconstruct.search import Poses, local_start, make_plan, search_poses
+from reconstruct.search import Poses, local_start, search_poses
+from reconstruct.search_plan import make_plan
 from tests.reconstruct.small_sets import GEOMETRY, cube_of, plane, simulated, weighted
 
 RADIUS = 9

@@ -16,7 +16,7 @@ from reconstruct.backend import cpu_backend
 from reconstruct.engine import Engine
 from reconstruct.memory import memory_need
 from reconstruct.pose_search import add_counts, audit_search, find_poses
-from reconstruct.search import make_plan
+from reconstruct.search_plan import make_plan
 from reconstruct.types import EngineSettings, SearchCount, StepReport
 from reconstruct.update import MapGrid
 from tests.reconstruct.small_sets import GEOMETRY, cube_of, plane, simulated, weighted

@@ -14,7 +14,6 @@ from reconstruct.schedule import (
     growth_due,
     memory_window,
     particles_to_renewal,
-    search_cuts,
 )
 
 SCHEDULE = Schedule()
@@ -81,9 +80,3 @@ def test_the_memory_grows_with_what_was_seen_and_counts_none_twice(seen: int, mo
 def test_the_share_that_is_remembered(seen: int, share: float) -> None:
     window = memory_window(seen, seen, cold=False, schedule=SCHEDULE)
     assert window == pytest.approx(share * seen)
-
-
-def test_a_cold_search_cuts_less() -> None:
-    (cold, cold_share), (warm, warm_share) = search_cuts(cold=True), search_cuts(cold=False)
-    assert cold_share > warm_share
-    assert all(a <= b for a, b in zip(cold, warm, strict=True))

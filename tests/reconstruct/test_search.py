@@ -18,16 +18,8 @@ from reconstruct.rotations import (
     random_rotations,
     rotation_grid,
 )
-from reconstruct.search import (
-    Poses,
-    SearchPlan,
-    WeightedBatch,
-    join_poses,
-    local_start,
-    make_plan,
-    search_poses,
-    weigh,
-)
+from reconstruct.search import Poses, WeightedBatch, join_poses, local_start, search_poses, weigh
+from reconstruct.search_plan import SearchPlan, make_plan
 from tests.reconstruct.small_sets import (
     GEOMETRY,
     cube_of,

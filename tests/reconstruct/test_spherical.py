@@ -26,7 +26,8 @@ from reconstruct.learner import Learner
 from reconstruct.quality import fourier_shell_correlation
 from reconstruct.rotations import angle_between
 from reconstruct.schedule import Schedule
-from reconstruct.search import Poses, join_poses, local_start, make_plan, search_poses
+from reconstruct.search import Poses, join_poses, local_start, search_poses
+from reconstruct.search_plan import make_plan
 from reconstruct.search_wide import make_wide_plan, search_on_host
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
 from reconstruct.snapshot import class_volume

@@ -1,0 +1,76 @@
+"""How fine and how far a pose search goes: the plan that every search is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from reconstruct.breadth import COARSE_RADIUS, EDGE_SHELLS, FEWEST_CELLS, SHARE, SHARPNESS
+from reconstruct.rotations import grid_step
+
+__all__ = ["SearchPlan", "make_plan"]
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """How fine and how far the search goes at one radius."""
+
+    coarse_count: int  # rotations of the coarse pass, of all of SO(3)
+    coarse_radius: int
+    shift_cells: int  # per axis
+    shift_step_pixels: float
+    level_radii: tuple[int, ...]  # one per subdivision; the last is the working radius
+    keep: int = FEWEST_CELLS
+    sharpness: tuple[float, ...] = SHARPNESS  # inverse temperatures of the cuts: coarse,
+    # then level by level; the last repeats; the last level itself is cut at 1
+    share: float = SHARE  # of the tempered posterior that a cut keeps
+    temperature: float = 1.0  # at which the last level is cut
+
+    def sharpness_at(self, level: int) -> float:
+        """Inverse temperature of the cut after subdivision ``level``."""
+        if level == len(self.level_radii) - 1:
+            return 1.0 / self.temperature
+        return self.sharpness[min(level + 1, len(self.sharpness) - 1)]
+
+    @property
+    def log_cells(self) -> float:
+        """Log of the number of cells at the last level: the flat prior over poses."""
+        levels = len(self.level_radii)
+        return float(
+            np.log(self.coarse_count) + 2 * np.log(self.shift_cells) + levels * np.log(32.0)
+        )
+
+
+def make_plan(
+    radius: int,
+    *,
+    box: int,
+    max_shift_pixels: float,
+    coarse_count: int = 4608,
+    coarse_radius: int = COARSE_RADIUS,
+    keep: int = FEWEST_CELLS,
+    sharpness: tuple[float, ...] = SHARPNESS,
+    share: float = SHARE,
+    edge_shells: float = EDGE_SHELLS,
+) -> SearchPlan:
+    """Plan a search at ``radius`` shells.
+
+    Cells are split until they turn the edge by ``edge_shells`` or less.
+    """
+    step = grid_step(coarse_count)
+    levels = max(1, int(np.ceil(np.log2(step * radius / edge_shells))))
+    radii = [min(radius, round(coarse_radius * 1.7 ** (level + 1))) for level in range(levels)]
+    radii[-1] = radius
+    spacing = box / 32.0
+    cells = max(1, int(np.ceil(2 * max_shift_pixels / spacing - 1e-6)))
+    return SearchPlan(
+        coarse_count=coarse_count,
+        coarse_radius=min(radius, coarse_radius),
+        shift_cells=cells,
+        shift_step_pixels=spacing,
+        level_radii=tuple(radii),
+        keep=keep,
+        sharpness=sharpness,
+        share=share,
+    )
