@@ -61,13 +61,14 @@ PROBED = 300  # particles that the verdict is asked of
 STARTS = 4
 FIELD = (2 * STARTS, 5, 3, 2)  # starts and opposites that march, in each of the marches
 RACED = 1300  # presentations of every start, at one radius
-MARCHED = 2500  # presentations of one march, from MARCH_FROM to a shell from the highest radius
+MARCHED = 2500  # presentations of one march, from MARCH_FROM to MARCH_TO
 WINDOW = 300.0  # particles remembered
 BATCH = 100
 RACE_AT = 10.2
 TRIED = ("O", "I")  # groups of near-balls that are raced where none is named; T lies in both
 TELLING = 1.03  # times the evidence of the other group's best, that a group is believed at
-MARCH_FROM = 6.25
+MARCH_FROM, MARCH_TO = 6.25, 15.6  # or as far as the session goes, if that is less
+HOPELESS = 1.1  # times the evidence of a group's best: it keeps one start, to be compared with
 
 
 @dataclass(frozen=True)
@@ -197,19 +198,21 @@ def steer(learner: Learner) -> None:
     """Set the radius that a start has reached; half maps that share a reference cannot say."""
     radius = _radius(RACE_AT, learner)
     if learner.presented >= RACED:
-        lowest = _radius(MARCH_FROM, learner)
+        lowest, highest = _radius(MARCH_FROM, learner), _radius(MARCH_TO, learner)
         done = (learner.presented - RACED) % MARCHED
-        radius = round(lowest + (learner.max_radius - lowest) * done / MARCHED)
+        radius = round(lowest + (highest - lowest) * done / MARCHED)
     learner.hold_radius(radius)
 
 
 def keep_best(learners: Sequence[Learner]) -> list[Learner]:
     """The starts of every group that go on in this march: those with the highest evidence."""
     march = max(0.0, learners[0].presented - RACED) // MARCHED
-    most = FIELD[min(int(march), len(FIELD) - 1)]
-    kept = []
-    for group in dict.fromkeys(learner.group for learner in learners):
+    field = FIELD[min(int(march), len(FIELD) - 1)]
+    best, kept = best_of_groups(learners), []
+    for group, evidence in best.items():
         own = [learner for learner in learners if learner.group == group]
+        hopeless = march >= 1 and max(best.values()) > HOPELESS * evidence
+        most = 1 if hopeless else field
         if len(own) > most:
             own = sorted(own, key=lambda learner: -learner.evidence)[:most]
         kept += own

@@ -225,6 +225,27 @@ def test_fewer_starts_go_on_after_each_march() -> None:
     assert [one.evidence for one in field] == [7.0, 6.0]
 
 
+def test_a_group_far_behind_keeps_one_start_after_the_first_march() -> None:
+    starts = [("O", 60.0), ("I", 50.0), ("O", 55.0), ("I", 51.0)]
+    field = [SimpleNamespace(presented=0.0, evidence=e, group=group) for group, e in starts]
+    for march, left in ((0, {"O": 2, "I": 2}), (1, {"O": 2, "I": 1})):
+        for one in field:
+            one.presented = spherical.RACED + spherical.MARCHED * march
+        field = spherical.keep_best(field)  # type: ignore[arg-type]
+        assert {g: sum(one.group == g for one in field) for g in left} == left
+    assert max(one.evidence for one in field if one.group == "I") == 51.0
+
+
+def test_marches_go_no_further_than_tells_groups_apart(workers: ThreadPoolExecutor) -> None:
+    learner = replace(converged(shells(400), workers), max_radius=10_000)
+    learner.presented = spherical.RACED + spherical.MARCHED - 1
+    asked: list[int] = []
+    learner.hold_radius = asked.append  # type: ignore[method-assign]
+    spherical.steer(learner)
+    diameter = 2 * float(learner.mask_radius.max())
+    assert asked == [round(spherical.MARCH_TO * learner.grid.box / diameter)]
+
+
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = {"RACED": 200, "MARCHED": 300, "STARTS": 2, "FIELD": (4, 2)}
