@@ -35,7 +35,7 @@ BROAD_EDGE_SHELLS = 1.1  # where posteriors are wider than that anyway
 SHARPNESS = (0.33, 0.7, 1.0)  # inverse temperatures of the cuts between levels
 BROAD_SHARPNESS = (0.5, 0.7, 1.0)  # a score is off by a part of it, and these are low
 COLD_SHARPNESS = (0.25, 0.25, 0.5)  # while the map is still being found
-SHARE, COLD_SHARE = 0.99, 0.999  # of the tempered posterior that a cut keeps
+SHARE, BROAD_SHARE, COLD_SHARE = 0.99, 0.999, 0.999  # of the tempered posterior that a cut keeps
 EVEN_CELLS = 8  # times as many are kept as would hold the posterior if they shared it evenly
 NARROW = 0.5  # weight of the best cell, from which fewer do
 JUDGED_ON = 100.0  # particles at least, of which half have to be one or the other
@@ -69,6 +69,7 @@ class Breadth:
             "coarse_radius": COARSE_RADIUS if on_device else BROAD_COARSE_RADIUS,
             "edge_shells": BROAD_EDGE_SHELLS,
             "sharpness": BROAD_SHARPNESS,
+            "share": BROAD_SHARE,
         }
 
     def note(self, best: npt.NDArray[np.floating]) -> None:

@@ -269,7 +269,7 @@ class Races(ABC):
             starts += [
                 spherical.make_opposite(start, self._new_learner(next(numbers))) for start in starts
             ]
-        if spherical.is_over(presented):
+        if spherical.is_over(before, presented, spherical.best_of_groups(starts)):
             return with_events(report, *self._end_spherical(starts, waiting))
         self._learners = waiting + spherical.keep_best(starts)
         return report

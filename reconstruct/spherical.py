@@ -68,6 +68,7 @@ RACE_AT = 10.2
 TRIED = ("O", "I")  # groups of near-balls that are raced where none is named; T lies in both
 TELLING = 1.03  # times the evidence of the other group's best, that a group is believed at
 MARCH_FROM, MARCH_TO = 6.25, 15.6  # or as far as the session goes, if that is less
+MORE_MARCHES = 2  # at most, while groups are too close to tell
 HOPELESS = 1.1  # times the evidence of a group's best: it keeps one start, to be compared with
 
 
@@ -189,9 +190,17 @@ def race_ends(before: float, after: float) -> bool:
     return before < RACED <= after
 
 
-def is_over(presented: float) -> bool:
-    """Whether the last march is over."""
-    return presented >= RACED + MARCHED * len(FIELD)
+def is_over(before: float, after: float, best: Mapping[str, float]) -> bool:
+    """Whether starts that had ``before`` presentations end their last march with ``after``.
+
+    As long as groups are too close to tell there are some more: each march finds a little more of
+    the right one. ``best`` is what each group explains.
+    """
+    marches = (after - RACED) // MARCHED
+    if marches == (before - RACED) // MARCHED:
+        return False
+    more = MORE_MARCHES if len(best) > 1 and not told_apart(best) else 0
+    return marches >= len(FIELD) + more
 
 
 def steer(learner: Learner) -> None:

@@ -236,6 +236,20 @@ def test_a_group_far_behind_keeps_one_start_after_the_first_march() -> None:
     assert max(one.evidence for one in field if one.group == "I") == 51.0
 
 
+@pytest.mark.parametrize(
+    ("best", "marches"),
+    [({"O": 60.0}, 4), ({"O": 60.0, "I": 56.0}, 4), ({"O": 60.0, "I": 59.0}, 6)],
+)
+def test_groups_too_close_to_tell_march_on(best: dict[str, float], marches: int) -> None:
+    step = 100.0
+    ends = [
+        after
+        for after in np.arange(step, 30_000.0, step)
+        if spherical.is_over(after - step, after, best)
+    ]
+    assert ends[0] == spherical.RACED + marches * spherical.MARCHED
+
+
 def test_marches_go_no_further_than_tells_groups_apart(workers: ThreadPoolExecutor) -> None:
     learner = replace(converged(shells(400), workers), max_radius=10_000)
     learner.presented = spherical.RACED + spherical.MARCHED - 1
