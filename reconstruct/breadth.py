@@ -26,8 +26,7 @@ __all__ = [
 ]
 
 FEWEST_CELLS = 40
-MOST_CELLS = 160
-DEVICE_CELLS = 80  # at most on a device: the tables of more may not fit its shared memory
+MOST_CELLS = 80  # 160 find the same maps
 COARSE_RADIUS = 6  # shells of the coarse pass
 BROAD_COARSE_RADIUS = 8  # where six tell so little that ten times as many cells would be kept
 EDGE_SHELLS = 0.8  # by which a cell of the last level turns the edge at most
@@ -78,12 +77,12 @@ class Breadth:
         self.broad += float(np.count_nonzero(best < EVEN_CELLS / self.cells))
         self.narrow += float(np.count_nonzero(best > NARROW))
 
-    def settle(self, *, on_device: bool) -> None:
+    def settle(self) -> None:
         """Keep twice or half as many cells from now on, if most particles say so."""
         if self.seen < JUDGED_ON:
             return
         if 2 * self.broad > self.seen:
-            self.cells = min(2 * self.cells, DEVICE_CELLS if on_device else MOST_CELLS)
+            self.cells = min(2 * self.cells, MOST_CELLS)
         elif 2 * self.narrow > self.seen:
             self.cells = max(self.cells // 2, FEWEST_CELLS)
         self.seen = self.broad = self.narrow = 0.0

@@ -410,7 +410,7 @@ class Learner:
             self._reserve(self.insert_radius)
         if fits:
             self._fit_masks(workers)
-        self.breadth.settle(on_device=self.backend.on_device)
+        self.breadth.settle()
         self.make_references(workers)
 
     @property

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from reconstruct.breadth import (
-    DEVICE_CELLS,
     EVEN_CELLS,
     FEWEST_CELLS,
     JUDGED_ON,
@@ -31,20 +30,23 @@ def best_weights(broad: int, narrow: int, others: int, cells: int) -> np.ndarray
 
 
 @pytest.mark.parametrize(
-    ("broad", "narrow", "cells"),
+    ("before", "broad", "narrow", "after"),
     [
-        (MANY, 0, 160),
-        (0, MANY, 40),
-        (0, 0, 80),
-        (MANY // 4, 3 * MANY // 4, 40),  # a quarter is junk
-        (MANY // 2, MANY // 2, 80),
+        (40, MANY, 0, 80),
+        (80, 0, MANY, 40),
+        (40, 0, 0, 40),
+        (80, 0, 0, 80),
+        (80, MANY // 4, 3 * MANY // 4, 40),  # a quarter is junk
+        (40, MANY // 2, MANY // 2, 40),
     ],
 )
-def test_most_particles_decide_how_many_cells_are_kept(broad: int, narrow: int, cells: int) -> None:
-    breadth = Breadth(cells=80)
-    breadth.note(best_weights(broad, narrow, MANY - broad - narrow, 80))
-    breadth.settle(on_device=False)
-    assert breadth.cells == cells
+def test_most_particles_decide_how_many_cells_are_kept(
+    before: int, broad: int, narrow: int, after: int
+) -> None:
+    breadth = Breadth(cells=before)
+    breadth.note(best_weights(broad, narrow, MANY - broad - narrow, before))
+    breadth.settle()
+    assert breadth.cells == after
     assert breadth.seen == breadth.broad == breadth.narrow == 0
 
 
@@ -52,7 +54,7 @@ def test_a_few_particles_decide_nothing_until_there_are_more() -> None:
     breadth = Breadth()
     for expected in (FEWEST_CELLS, 2 * FEWEST_CELLS):
         breadth.note(best_weights(MANY // 2, 0, 0, FEWEST_CELLS))
-        breadth.settle(on_device=False)
+        breadth.settle()
         assert breadth.cells == expected
 
 
@@ -61,17 +63,12 @@ def test_neither_end_is_passed() -> None:
     for broad, narrow, end in ((MANY, 0, MOST_CELLS), (0, MANY, FEWEST_CELLS)):
         for _ in range(10):
             breadth.note(best_weights(broad, narrow, 0, breadth.cells))
-            breadth.settle(on_device=False)
+            breadth.settle()
         assert breadth.cells == end
 
 
-def test_a_device_keeps_no_more_than_its_memory_holds() -> None:
-    breadth = Breadth()
-    for _ in range(10):
-        breadth.note(best_weights(MANY, 0, 0, breadth.cells))
-        breadth.settle(on_device=True)
-    assert breadth.cells == DEVICE_CELLS
-    found = breadth.search(cold=False, on_device=True)
+def test_a_device_can_do_what_is_asked_of_it() -> None:
+    found = Breadth(cells=MOST_CELLS).search(cold=False, on_device=True)
     assert coarse_fits(make_half_plane(64, 12).count(found["coarse_radius"]))
 
 
