@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reconstruct.breadth import COARSE_RADIUS, EDGE_SHELLS, FEWEST_CELLS, SHARE, SHARPNESS
+from reconstruct.breadth import COARSE_RADIUS, EDGE_SHELLS, KEEP, SHARE, SHARPNESS
 from reconstruct.rotations import grid_step
 
 __all__ = ["SearchPlan", "make_plan"]
@@ -21,7 +21,7 @@ class SearchPlan:
     shift_cells: int  # per axis
     shift_step_pixels: float
     level_radii: tuple[int, ...]  # one per subdivision; the last is the working radius
-    keep: int = FEWEST_CELLS
+    keep: int = KEEP
     sharpness: tuple[float, ...] = SHARPNESS  # inverse temperatures of the cuts: coarse,
     # then level by level; the last repeats; the last level itself is cut at 1
     share: float = SHARE  # of the tempered posterior that a cut keeps
@@ -49,7 +49,7 @@ def make_plan(
     max_shift_pixels: float,
     coarse_count: int = 4608,
     coarse_radius: int = COARSE_RADIUS,
-    keep: int = FEWEST_CELLS,
+    keep: int = KEEP,
     sharpness: tuple[float, ...] = SHARPNESS,
     share: float = SHARE,
     edge_shells: float = EDGE_SHELLS,

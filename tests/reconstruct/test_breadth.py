@@ -5,82 +5,72 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from reconstruct.breadth import (
-    EVEN_CELLS,
-    FEWEST_CELLS,
-    JUDGED_ON,
-    MOST_CELLS,
-    NARROW,
-    Breadth,
-)
+from reconstruct.breadth import BROAD, JUDGED_ON, NARROW, SHARE, SHARPNESS, Breadth
 from reconstruct.engine import Engine
 from reconstruct.fourier import make_half_plane
 from reconstruct.kernels_cuda import coarse_fits
+from reconstruct.search_plan import make_plan
 from reconstruct.types import EngineSettings
 from tests.reconstruct.small_sets import GEOMETRY, simulated
 
 MANY = int(JUDGED_ON)
 
 
-def best_weights(broad: int, narrow: int, others: int, cells: int) -> np.ndarray:
-    """Weights of the best cells of particles that say more cells are needed, fewer, or as many."""
-    middle = 0.5 * (EVEN_CELLS / cells + NARROW)
-    said = [0.9 * EVEN_CELLS / cells] * broad + [1.1 * NARROW] * narrow + [middle] * others
-    return np.array(said, np.float32)
+def best_weights(broad: int, narrow: int, others: int = 0) -> np.ndarray:
+    """Weights of the best cells of particles whose posteriors are broad, narrow, or neither."""
+    middle = 0.5 * (BROAD + NARROW)
+    return np.array([0.9 * BROAD] * broad + [1.1 * NARROW] * narrow + [middle] * others, np.float32)
 
 
 @pytest.mark.parametrize(
     ("before", "broad", "narrow", "after"),
     [
-        (40, MANY, 0, 80),
-        (80, 0, MANY, 40),
-        (40, 0, 0, 40),
-        (80, 0, 0, 80),
-        (80, MANY // 4, 3 * MANY // 4, 40),  # a quarter is junk
-        (40, MANY // 2, MANY // 2, 40),
+        (False, MANY, 0, True),
+        (True, 0, MANY, False),
+        (False, 0, 0, False),
+        (True, 0, 0, True),
+        (True, MANY // 4, 3 * MANY // 4, False),  # a quarter is junk
+        (False, MANY // 4, 3 * MANY // 4, False),
     ],
 )
-def test_most_particles_decide_how_many_cells_are_kept(
-    before: int, broad: int, narrow: int, after: int
+def test_most_particles_decide_how_wide_to_search(
+    before: bool, broad: int, narrow: int, after: bool
 ) -> None:
-    breadth = Breadth(cells=before)
-    breadth.note(best_weights(broad, narrow, MANY - broad - narrow, before))
+    breadth = Breadth(is_broad=before)
+    breadth.note(best_weights(broad, narrow, MANY - broad - narrow))
     breadth.settle()
-    assert breadth.cells == after
-    assert breadth.seen == breadth.broad == breadth.narrow == 0
+    assert breadth == Breadth(is_broad=after)  # and counting begins anew
 
 
 def test_a_few_particles_decide_nothing_until_there_are_more() -> None:
     breadth = Breadth()
-    for expected in (FEWEST_CELLS, 2 * FEWEST_CELLS):
-        breadth.note(best_weights(MANY // 2, 0, 0, FEWEST_CELLS))
+    for expected in (False, True):
+        breadth.note(best_weights(MANY // 2, 0))
         breadth.settle()
-        assert breadth.cells == expected
-
-
-def test_neither_end_is_passed() -> None:
-    breadth = Breadth()
-    for broad, narrow, end in ((MANY, 0, MOST_CELLS), (0, MANY, FEWEST_CELLS)):
-        for _ in range(10):
-            breadth.note(best_weights(broad, narrow, 0, breadth.cells))
-            breadth.settle()
-        assert breadth.cells == end
+        assert breadth.is_broad is expected
 
 
 def test_a_device_can_do_what_is_asked_of_it() -> None:
-    found = Breadth(cells=MOST_CELLS).search(cold=False, on_device=True)
+    found = Breadth(is_broad=True).search(cold=False, on_device=True)
     assert coarse_fits(make_half_plane(64, 12).count(found["coarse_radius"]))
 
 
 def test_a_broad_search_keeps_more_and_begins_at_a_higher_resolution() -> None:
-    usual, broad = Breadth(), Breadth(cells=MOST_CELLS)
-    assert usual.search(cold=False, on_device=False) == {}
-    found = broad.search(cold=False, on_device=False)
-    assert found["keep"] == MOST_CELLS
-    assert found["coarse_radius"] > 6
-    assert broad.search(cold=True, on_device=False) == usual.search(
-        cold=True, on_device=False
-    )  # nothing is known of breadth yet
+    wide, usual = (
+        make_plan(16, box=64, max_shift_pixels=4.0, **one.search(cold=False, on_device=False))
+        for one in (Breadth(is_broad=True), Breadth())
+    )
+    assert wide.keep > usual.keep
+    assert wide.coarse_radius > usual.coarse_radius
+    assert wide.share > usual.share
+    assert len(wide.level_radii) < len(usual.level_radii)  # its cells are as broad as posteriors
+
+
+def test_a_cold_search_cuts_less_whatever_posteriors_are() -> None:
+    cold = Breadth().search(cold=True, on_device=False)
+    assert cold == Breadth(is_broad=True).search(cold=True, on_device=False)
+    assert cold["share"] > SHARE
+    assert all(a <= b for a, b in zip(cold["sharpness"], SHARPNESS, strict=True))
 
 
 @pytest.mark.parametrize(("snr", "is_broad"), [(2.0, False), (0.03, True)])
