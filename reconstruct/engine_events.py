@@ -32,8 +32,7 @@ def pace_event(explained: float, stretch: float, *, looked_at: int, particles: i
         message=(
             f"A first look at {looked_at:,} particles explains {explained:.1f} nats of each, too "
             f"little to tell a right start from a wrong one: it begins anew {stretch:.1f} times as "
-            f"slowly, with about {particles:,} particles. The half-maps of such particles share "
-            "errors of poses, and their resolution was up to 3 A too good"
+            f"slowly, with about {particles:,} particles"
         ),
         values={"evidence": explained, "stretch": stretch, "particles": float(particles)},
     )
