@@ -25,17 +25,23 @@ __all__ = [
     "Breadth",
 ]
 
-COARSE_RADIUS, BROAD_COARSE_RADIUS = 6, 8  # shells of the coarse pass
-KEEP, BROAD_KEEP = 40, 80  # cells that are kept at most; 160 find the same maps
-EDGE_SHELLS, BROAD_EDGE_SHELLS = (
-    0.8,
-    1.1,
-)  # by which a cell of the last level turns the edge at most
+COARSE_RADIUS = 6  # shells of the coarse pass
+KEEP = 40  # cells that are kept at most
+EDGE_SHELLS = 0.8  # by which a cell of the last level turns the edge at most
 SHARPNESS = (0.33, 0.7, 1.0)  # inverse temperatures of the cuts between levels
-BROAD_SHARPNESS = (0.5, 0.7, 1.0)  # a score is off by a part of it, and these are low
+SHARE = 0.99  # of the tempered posterior that a cut keeps
+
 COLD_SHARPNESS = (0.25, 0.25, 0.5)  # while the map is still being found
-SHARE, BROAD_SHARE, COLD_SHARE = 0.99, 0.999, 0.999  # of the tempered posterior that a cut keeps
-BROAD, NARROW = 0.2, 0.5  # weight of the best cell below or above which a posterior is one or other
+COLD_SHARE = 0.999
+
+BROAD_COARSE_RADIUS = 8
+BROAD_KEEP = 80  # 160 find the same maps
+BROAD_EDGE_SHELLS = 1.1
+BROAD_SHARPNESS = (0.5, 0.7, 1.0)  # a score is off by a part of it, and these are low
+BROAD_SHARE = 0.999
+
+BROAD, NARROW = 0.2, 0.5  # weights of the best cell, below and above which a posterior is the one
+# or the other
 JUDGED_ON = 100.0  # particles at least, of which half decide
 
 
