@@ -2,91 +2,78 @@
 
 Particles that show little have hundreds of poses that fit nearly as well as the best. A coarse pass
 over few shells then tells hardly anything, and a search that keeps a few cells takes these for all
-there are: the map is made from too sure poses, learns its own noise, and its half-sets agree on it.
+there are: the map is made from poses that are too sure, and is held back by it.
 docs/decisions/pose-search.md has the measurements.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "BROAD_EDGE_SHELLS",
-    "COARSE_RADIUS",
-    "EDGE_SHELLS",
-    "KEEP",
-    "SHARE",
-    "SHARPNESS",
-    "Breadth",
-]
+__all__ = ["COLD", "USUAL", "Breadth", "Width"]
 
-COARSE_RADIUS = 6  # shells of the coarse pass
-KEEP = 40  # cells that are kept at most
-EDGE_SHELLS = 0.8  # by which a cell of the last level turns the edge at most
-SHARPNESS = (0.33, 0.7, 1.0)  # inverse temperatures of the cuts between levels
-SHARE = 0.99  # of the tempered posterior that a cut keeps
-
-COLD_SHARPNESS = (0.25, 0.25, 0.5)  # while the map is still being found
-COLD_SHARE = 0.999
-
-BROAD_COARSE_RADIUS = 8
-BROAD_KEEP = 80  # 160 find the same maps
-BROAD_EDGE_SHELLS = 1.1
-BROAD_SHARPNESS = (0.5, 0.7, 1.0)  # a score is off by a part of it, and these are low
-BROAD_SHARE = 0.999
-
-BROAD, NARROW = 0.2, 0.5  # weights of the best cell, below and above which a posterior is the one
-# or the other
+BROAD_BELOW = 0.2  # weight of its best cell, under which a posterior is broad
+NARROW_ABOVE = 0.5
 JUDGED_ON = 100.0  # particles at least, of which half decide
+
+
+@dataclass(frozen=True)
+class Width:
+    """How many cells a search looks at and keeps."""
+
+    coarse_radius: int = 6  # shells of the coarse pass
+    keep: int = 40  # cells at most
+    edge_shells: float = 0.8  # by which a cell of the last level may turn the edge
+    sharpness: tuple[float, ...] = (0.33, 0.7, 1.0)  # inverse temperatures of cuts between levels
+    share: float = 0.99  # of the tempered posterior that a cut keeps
+
+
+USUAL = Width()
+COLD = Width(sharpness=(0.25, 0.25, 0.5), share=0.999)  # while the map is still being found
+BROAD = Width(coarse_radius=8, keep=320, edge_shells=1.1, sharpness=(0.5, 0.7, 1.0), share=0.999)
+# Of several classes each keeps so many. On a device such particles are searched on the host, as its
+# coarse pass holds six shells; what it learns from must fit the memory that a block shares.
+BROAD_IN_LITTLE_ROOM = replace(BROAD, keep=80)
 
 
 @dataclass
 class Breadth:
-    """What searches have found since the references were made, and what it comes to."""
+    """What searches have found since it was last judged, and the judgement."""
 
     is_broad: bool = False
+    changed_at: float = 0.0  # presentations of the learner, when the judgement became another
     seen: float = 0.0  # particles searched everywhere
     broad: float = 0.0  # of these, so many have a broad posterior
     narrow: float = 0.0  # or a narrow one
 
-    def search(self, *, cold: bool, on_device: bool) -> dict[str, Any]:
-        """How wide to search, as ``search_plan.make_plan`` takes it; always the same while cold.
-
-        The coarse pass of a device holds no more than the usual shells.
-        """
-        if cold:
-            return {"sharpness": COLD_SHARPNESS, "share": COLD_SHARE}
-        if not self.is_broad:
-            return {}
-        return {
-            "keep": BROAD_KEEP,
-            "coarse_radius": COARSE_RADIUS if on_device else BROAD_COARSE_RADIUS,
-            "edge_shells": BROAD_EDGE_SHELLS,
-            "sharpness": BROAD_SHARPNESS,
-            "share": BROAD_SHARE,
-        }
+    def width(self, n_classes: int, *, local: bool, on_device: bool) -> Width:
+        """How wide a warm search is: of all poses, or a ``local`` one around those known."""
+        if not self.is_broad or (local and on_device):
+            return USUAL
+        return BROAD_IN_LITTLE_ROOM if on_device or n_classes > 1 else BROAD
 
     def note(self, best: npt.NDArray[np.floating]) -> None:
         """Take in the weights (b,) of the best cells of particles searched everywhere."""
         self.seen += len(best)
-        self.broad += float(np.count_nonzero(best < BROAD))
-        self.narrow += float(np.count_nonzero(best > NARROW))
+        self.broad += float(np.count_nonzero(best < BROAD_BELOW))
+        self.narrow += float(np.count_nonzero(best > NARROW_ABOVE))
 
-    def settle(self) -> None:
-        """Search otherwise from now on, if most particles say so."""
+    def settle(self, presented: float) -> None:
+        """Judge by what most particles say, if there are enough: after ``presented`` of them."""
         if self.seen < JUDGED_ON:
             return
-        self.is_broad = 2 * (self.seen - self.narrow if self.is_broad else self.broad) > self.seen
+        before, say_so = self.is_broad, self.seen - self.narrow if self.is_broad else self.broad
+        self.is_broad = 2 * say_so > self.seen
+        self.changed_at = self.changed_at if self.is_broad == before else presented
         self.seen = self.broad = self.narrow = 0.0
 
     def dump(self) -> list[float]:
         """Everything that changes."""
-        return [self.is_broad, self.seen, self.broad, self.narrow]
+        return [float(self.is_broad), self.changed_at, self.seen, self.broad, self.narrow]
 
     @classmethod
     def load(cls, state: Sequence[float]) -> Breadth:

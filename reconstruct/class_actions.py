@@ -83,7 +83,8 @@ def score(
     rows, half = session.store.by_half(rows, crossed=crossed)
     batch = session.weigh(rows, learner.insert_radius)
     rng = np.random.default_rng([*learner.seed, learner.updates, k])
-    learner = replace(learner, breadth=session.learner.breadth)
+    if learner.breadth.is_broad != session.learner.breadth.is_broad:  # a start has not looked yet
+        learner = replace(learner, breadth=session.learner.breadth)
     return rows, learner.score_class(batch, half, k, rng=rng, workers=session.workers)
 
 

@@ -45,6 +45,7 @@ SCOUT_RADIUS = 5
 # A class goes on if its best scout is within this many tempered nats of the best class's: 12 nats
 # once warm, 16 while cold, where the cut between cells is at an inverse temperature of 0.25.
 SCOUT_MARGIN = 4.0
+LEAST_MARGIN = 12.0  # nats, however sharp the first cut is: scouts see less than the coarse pass
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,15 @@ def _prepare(
     return _Field(classes, scouts, coarse)
 
 
+def _margin(plan: SearchPlan) -> float:
+    """Nats below the best class's, from which a class is not searched."""
+    return max(SCOUT_MARGIN / plan.sharpness[0], LEAST_MARGIN)
+
+
 def _cells(part: WeightedBatch, field: _Field, plan: SearchPlan) -> Poses:
     """Coarse cells of the classes that the scouts leave, best first."""
     b, keep = len(part), plan.keep
-    alive = _scout(part, field.scouts, len(field.classes), SCOUT_MARGIN / plan.sharpness[0])
+    alive = _scout(part, field.scouts, len(field.classes), _margin(plan))
     whole = replace(plan, share=1.0)  # what a class keeps is cut with the others' below
     pool = empty_poses(b, keep * len(field.classes))
     pool.score[:] = -np.inf

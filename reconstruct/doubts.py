@@ -29,8 +29,7 @@ __all__ = ["Doubts"]
 
 CHALLENGE_SEEDS = 2_000_000  # numbers of learners from here on are those of challengers
 EVEN_VIEWS = 0.75  # coverage of the sphere from which a map is not suspected
-# Half right maps had 0.14 to 0.51, right ones 0.51 and more.
-CROWDED_VIEWS = 0.5  # coverage below which a start must find the ``SAME`` map
+CROWDED_VIEWS = 0.5  # below which a start must find the ``SAME`` map; half right ones had 0.14-0.51
 SAME = 0.9  # agreement; two half right maps had 0.83 to 0.89
 
 

@@ -21,7 +21,7 @@ from reconstruct import device_maps, host_maps
 from reconstruct.accumulate import accumulate
 from reconstruct.annealing import annealed, temperature_for
 from reconstruct.backend import Backend, cpu_backend
-from reconstruct.breadth import Breadth
+from reconstruct.breadth import COLD, Breadth
 from reconstruct.centring import centred
 from reconstruct.classes import similarity_at
 from reconstruct.extent import particle_radius_pixels
@@ -199,9 +199,10 @@ class Learner:
         if self.coarse_radius and not local:
             plan = make_wide_plan(self.radius, self.coarse_radius, self.max_shift_pixels)
         else:
-            width = self.breadth.search(cold=cold, on_device=self.backend.on_device)
-            box, shift = self.plane.box, self.max_shift_pixels
-            plan = make_plan(self.radius, box=box, max_shift_pixels=shift, **width)
+            on_device = self.backend.on_device
+            warm = self.breadth.width(self.n_classes, local=local, on_device=on_device)
+            box, shift, width = self.plane.box, self.max_shift_pixels, COLD if cold else warm
+            plan = make_plan(self.radius, box=box, max_shift_pixels=shift, width=width)
         return replace(plan, temperature=self.temperature)
 
     def learn(
@@ -255,9 +256,9 @@ class Learner:
         weights, found = learned(
             poses, self.n_classes, self.similarity, self.backend, temperature=temperature
         )
-        spans, warm = (Span(batch, first, poses, weights),), start is None and not cold
+        spans, usual = (Span(batch, first, poses, weights),), not (cold or self.coarse_radius)
         found = replace(found, searches=searches)
-        return Searched(spans, found, temperature, tells_breadth=warm)
+        return Searched(spans, found, temperature, tells_breadth=usual and start is None)
 
     def take_in(
         self, searched: Searched, *, window: float, workers: Executor, began: float | None = None
@@ -410,7 +411,7 @@ class Learner:
             self._reserve(self.insert_radius)
         if fits:
             self._fit_masks(workers)
-        self.breadth.settle()
+        self.breadth.settle(presented)
         self.make_references(workers)
 
     @property

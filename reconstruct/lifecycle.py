@@ -316,8 +316,11 @@ class Lifecycle:
         return []
 
     def _birth(self, session: Session, slot: int, *, kind: str) -> list[EngineEvent]:
-        if session.learner.group != "C1":
+        learner = session.learner
+        if learner.group != "C1":
             return []  # it would have to be turned into the group's frame first
+        if 0 < learner.breadth.changed_at > learner.presented - 2 * WINDOW:
+            return []  # what was explained of the latest particles, another search has said
         self.births += 1
         birth = attempt_birth(session, number=self.births, window=WINDOW)
         if birth is None:

@@ -271,7 +271,7 @@ class Races(ABC):
             ]
         if spherical.is_over(before, presented, spherical.best_of_groups(starts)):
             return with_events(report, *self._end_spherical(starts, waiting))
-        self._learners = waiting + spherical.keep_best(starts)
+        self._learners = waiting + spherical.keep_best(starts, before)
         return report
 
     def _end_spherical(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reconstruct.breadth import COARSE_RADIUS, EDGE_SHELLS, KEEP, SHARE, SHARPNESS
+from reconstruct.breadth import USUAL, Width
 from reconstruct.rotations import grid_step
 
 __all__ = ["SearchPlan", "make_plan"]
@@ -21,10 +21,10 @@ class SearchPlan:
     shift_cells: int  # per axis
     shift_step_pixels: float
     level_radii: tuple[int, ...]  # one per subdivision; the last is the working radius
-    keep: int = KEEP
-    sharpness: tuple[float, ...] = SHARPNESS  # inverse temperatures of the cuts: coarse,
+    keep: int = USUAL.keep
+    sharpness: tuple[float, ...] = USUAL.sharpness  # inverse temperatures of the cuts: coarse,
     # then level by level; the last repeats; the last level itself is cut at 1
-    share: float = SHARE  # of the tempered posterior that a cut keeps
+    share: float = USUAL.share  # of the tempered posterior that a cut keeps
     temperature: float = 1.0  # at which the last level is cut
 
     def sharpness_at(self, level: int) -> float:
@@ -48,29 +48,22 @@ def make_plan(
     box: int,
     max_shift_pixels: float,
     coarse_count: int = 4608,
-    coarse_radius: int = COARSE_RADIUS,
-    keep: int = KEEP,
-    sharpness: tuple[float, ...] = SHARPNESS,
-    share: float = SHARE,
-    edge_shells: float = EDGE_SHELLS,
+    width: Width = USUAL,
 ) -> SearchPlan:
-    """Plan a search at ``radius`` shells.
-
-    Cells are split until they turn the edge by ``edge_shells`` or less.
-    """
-    step = grid_step(coarse_count)
-    levels = max(1, int(np.ceil(np.log2(step * radius / edge_shells))))
-    radii = [min(radius, round(coarse_radius * 1.7 ** (level + 1))) for level in range(levels)]
+    """Plan a search at ``radius`` shells; cells are split until they are small enough."""
+    step, first = grid_step(coarse_count), width.coarse_radius
+    levels = max(1, int(np.ceil(np.log2(step * radius / width.edge_shells))))
+    radii = [min(radius, round(first * 1.7 ** (level + 1))) for level in range(levels)]
     radii[-1] = radius
     spacing = box / 32.0
     cells = max(1, int(np.ceil(2 * max_shift_pixels / spacing - 1e-6)))
     return SearchPlan(
         coarse_count=coarse_count,
-        coarse_radius=min(radius, coarse_radius),
+        coarse_radius=min(radius, first),
         shift_cells=cells,
         shift_step_pixels=spacing,
         level_radii=tuple(radii),
-        keep=keep,
-        sharpness=sharpness,
-        share=share,
+        keep=width.keep,
+        sharpness=width.sharpness,
+        share=width.share,
     )

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct.backend import Backend
-from reconstruct.breadth import BROAD_EDGE_SHELLS
 from reconstruct.fourier import HalfPlane, make_half_plane
 from reconstruct.rotations import grid_step
 from reconstruct.search import Poses, WeightedBatch, join_poses, search_poses
@@ -25,12 +24,13 @@ __all__ = ["make_wide_plan", "search_on_host"]
 
 COARSE_COUNT = 36864  # rotations 7.5 degrees apart
 SHIFT_STEP_PIXELS = 1.0
+EDGE_SHELLS = 1.1  # by which a cell of the last level turns the edge at most; posteriors are wider
 KEEP = 24  # cells; 60 find the same maps in 1.3 to 1.6 times the time
 
 
 def make_wide_plan(radius: int, coarse_radius: int, max_shift_pixels: float) -> SearchPlan:
     """Plan a search at ``radius`` shells whose coarse pass takes ``coarse_radius`` of them."""
-    levels = max(1, int(np.ceil(np.log2(grid_step(COARSE_COUNT) * radius / BROAD_EDGE_SHELLS))))
+    levels = max(1, int(np.ceil(np.log2(grid_step(COARSE_COUNT) * radius / EDGE_SHELLS))))
     return SearchPlan(
         coarse_count=COARSE_COUNT,
         coarse_radius=min(radius, coarse_radius),

@@ -5,8 +5,8 @@ poses at random, and a C1 start ends in a local minimum. Where the user has name
 its operators are the way in. Starts have the group from their first batch and are searched at the
 resolution that carries orientation. What they find at low resolution is the particle or its
 opposite, with hollows for bumps, which fits nearly as well and never turns into the particle; so
-the opposite of every start goes on beside it. All march from low resolution to the highest again
-and again, and those with the highest evidence stay. docs/decisions/spherical.md has the
+the opposite of every start goes on beside it. All march from low resolution to a high one again and
+again, and those with the highest evidence stay. docs/decisions/spherical.md has the
 measurements.
 
 Radii are given per particle diameter: ``n`` means ``n`` shells of a box as wide as the particle.
@@ -69,7 +69,7 @@ TRIED = ("O", "I")  # groups of near-balls that are raced where none is named; T
 TELLING = 1.03  # times the evidence of the other group's best, that a group is believed at
 MARCH_FROM, MARCH_TO = 6.25, 15.6  # or as far as the session goes, if that is less
 MORE_MARCHES = 2  # at most, while groups are too close to tell
-HOPELESS = 1.1  # times the evidence of a group's best: it keeps one start, to be compared with
+HOPELESS = 1.1  # times the evidence of a group's best that another's has, for it to be given up
 
 
 @dataclass(frozen=True)
@@ -196,11 +196,9 @@ def is_over(before: float, after: float, best: Mapping[str, float]) -> bool:
     As long as groups are too close to tell there are some more: each march finds a little more of
     the right one. ``best`` is what each group explains.
     """
-    marches = (after - RACED) // MARCHED
-    if marches == (before - RACED) // MARCHED:
-        return False
+    march = _march(after)
     more = MORE_MARCHES if len(best) > 1 and not told_apart(best) else 0
-    return marches >= len(FIELD) + more
+    return march != _march(before) and march >= len(FIELD) + more
 
 
 def steer(learner: Learner) -> None:
@@ -213,19 +211,29 @@ def steer(learner: Learner) -> None:
     learner.hold_radius(radius)
 
 
-def keep_best(learners: Sequence[Learner]) -> list[Learner]:
-    """The starts of every group that go on in this march: those with the highest evidence."""
-    march = max(0.0, learners[0].presented - RACED) // MARCHED
-    field = FIELD[min(int(march), len(FIELD) - 1)]
+def keep_best(learners: Sequence[Learner], before: float) -> list[Learner]:
+    """The starts of every group that go on in this march: those with the highest evidence.
+
+    A group far behind keeps one once a march is over, so that there is something to tell it by;
+    starts had ``before`` presentations before their last update.
+    """
+    march = _march(learners[0].presented)
+    most = FIELD[min(max(march, 0), len(FIELD) - 1)]
+    over = march >= 1 and march != _march(before)
     best, kept = best_of_groups(learners), []
     for group, evidence in best.items():
         own = [learner for learner in learners if learner.group == group]
-        hopeless = march >= 1 and max(best.values()) > HOPELESS * evidence
-        most = 1 if hopeless else field
-        if len(own) > most:
-            own = sorted(own, key=lambda learner: -learner.evidence)[:most]
+        hopeless = over and max(best.values()) > HOPELESS * evidence
+        room = 1 if hopeless else most
+        if len(own) > room:
+            own = sorted(own, key=lambda learner: -learner.evidence)[:room]
         kept += own
     return kept
+
+
+def _march(presented: float) -> int:
+    """Number of the march that starts are in, from 0; negative while they race."""
+    return int((presented - RACED) // MARCHED)
 
 
 def best_of_groups(learners: Sequence[Learner]) -> dict[str, float]:

@@ -24,8 +24,7 @@ PARTICLES = 700
 
 
 @lru_cache(maxsize=1)
-def finished_engine() -> Engine:
-    """A session that has come to its end by itself; not to be changed."""
+def _finished() -> Engine:
     found = Engine(SETTINGS, GEOMETRY)
     found.add(simulated(PARTICLES).particle_images())
     for _ in found.finish():
@@ -33,15 +32,19 @@ def finished_engine() -> Engine:
     return found
 
 
+def finished_engine() -> Engine:
+    """A session that has come to its end by itself; each time a copy of its own."""
+    engine = _finished()
+    meta, arrays = engine.dump()
+    copied = {name: array.copy() for name, array in arrays.items()}
+    return Engine.load(SETTINGS, GEOMETRY, meta, copied, engine.dump_store(0))
+
+
 @contextmanager
 def known_session() -> Iterator[Session]:
-    """A copy of that session whose map is that of the true poses."""
-    engine = finished_engine()
+    """Such a session whose map is that of the true poses."""
     with ThreadPoolExecutor(2) as workers:
-        meta, arrays = engine.dump()
-        copied = {name: array.copy() for name, array in arrays.items()}
-        again = Engine.load(SETTINGS, GEOMETRY, meta, copied, engine.dump_store(0))
-        found = session_of(again, workers)
+        found = session_of(finished_engine(), workers)
         know_the_poses(found, simulated(PARTICLES))
         yield found
 

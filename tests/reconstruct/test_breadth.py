@@ -1,25 +1,43 @@
-"""As many poses are kept as the posteriors of the particles need."""
+"""A search is as wide as the particles' posteriors need."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from reconstruct.breadth import BROAD, JUDGED_ON, NARROW, SHARE, SHARPNESS, Breadth
+from reconstruct.breadth import (
+    BROAD,
+    BROAD_BELOW,
+    COLD,
+    JUDGED_ON,
+    NARROW_ABOVE,
+    USUAL,
+    Breadth,
+)
+from reconstruct.class_actions import alone, score
 from reconstruct.engine import Engine
 from reconstruct.fourier import make_half_plane
 from reconstruct.kernels_cuda import coarse_fits
+from reconstruct.learned import Start
+from reconstruct.search import search_poses
 from reconstruct.search_plan import make_plan
 from reconstruct.types import EngineSettings
-from tests.reconstruct.small_sets import GEOMETRY, simulated
+from tests.reconstruct.known_session import known_session
+from tests.reconstruct.small_sets import GEOMETRY, cube_of, plane, simulated, weighted
+from tests.reconstruct.test_learner import make_learner
 
 MANY = int(JUDGED_ON)
 
 
 def best_weights(broad: int, narrow: int, others: int = 0) -> np.ndarray:
     """Weights of the best cells of particles whose posteriors are broad, narrow, or neither."""
-    middle = 0.5 * (BROAD + NARROW)
-    return np.array([0.9 * BROAD] * broad + [1.1 * NARROW] * narrow + [middle] * others, np.float32)
+    middle = 0.5 * (BROAD_BELOW + NARROW_ABOVE)
+    return np.array(
+        [0.9 * BROAD_BELOW] * broad + [1.1 * NARROW_ABOVE] * narrow + [middle] * others, np.float32
+    )
 
 
 @pytest.mark.parametrize(
@@ -31,6 +49,8 @@ def best_weights(broad: int, narrow: int, others: int = 0) -> np.ndarray:
         (True, 0, 0, True),
         (True, MANY // 4, 3 * MANY // 4, False),  # a quarter is junk
         (False, MANY // 4, 3 * MANY // 4, False),
+        (False, MANY // 3, 0, False),  # what is neither leaves it as it was
+        (True, 0, MANY // 3, True),
     ],
 )
 def test_most_particles_decide_how_wide_to_search(
@@ -38,27 +58,30 @@ def test_most_particles_decide_how_wide_to_search(
 ) -> None:
     breadth = Breadth(is_broad=before)
     breadth.note(best_weights(broad, narrow, MANY - broad - narrow))
-    breadth.settle()
-    assert breadth == Breadth(is_broad=after)  # and counting begins anew
+    breadth.settle(900.0)
+    changed_at = 900.0 if before != after else 0.0
+    assert breadth == Breadth(is_broad=after, changed_at=changed_at)  # counting begins anew
 
 
 def test_a_few_particles_decide_nothing_until_there_are_more() -> None:
     breadth = Breadth()
     for expected in (False, True):
         breadth.note(best_weights(MANY // 2, 0))
-        breadth.settle()
+        breadth.settle(900.0)
         assert breadth.is_broad is expected
 
 
-def test_a_device_can_do_what_is_asked_of_it() -> None:
-    found = Breadth(is_broad=True).search(cold=False, on_device=True)
-    assert coarse_fits(make_half_plane(64, 12).count(found["coarse_radius"]))
+@pytest.mark.parametrize(("n_classes", "local", "on_device"), [(1, False, False), (3, True, True)])
+def test_the_usual_search_is_the_same_everywhere(
+    n_classes: int, local: bool, on_device: bool
+) -> None:
+    assert Breadth().width(n_classes, local=local, on_device=on_device) == USUAL
 
 
 def test_a_broad_search_keeps_more_and_begins_at_a_higher_resolution() -> None:
+    broad = Breadth(is_broad=True).width(1, local=False, on_device=False)
     wide, usual = (
-        make_plan(16, box=64, max_shift_pixels=4.0, **one.search(cold=False, on_device=False))
-        for one in (Breadth(is_broad=True), Breadth())
+        make_plan(16, box=64, max_shift_pixels=4.0, width=width) for width in (broad, USUAL)
     )
     assert wide.keep > usual.keep
     assert wide.coarse_radius > usual.coarse_radius
@@ -66,11 +89,86 @@ def test_a_broad_search_keeps_more_and_begins_at_a_higher_resolution() -> None:
     assert len(wide.level_radii) < len(usual.level_radii)  # its cells are as broad as posteriors
 
 
-def test_a_cold_search_cuts_less_whatever_posteriors_are() -> None:
-    cold = Breadth().search(cold=True, on_device=False)
-    assert cold == Breadth(is_broad=True).search(cold=True, on_device=False)
-    assert cold["share"] > SHARE
-    assert all(a <= b for a, b in zip(cold["sharpness"], SHARPNESS, strict=True))
+def test_a_device_searches_on_the_host_what_its_coarse_pass_cannot_hold() -> None:
+    breadth, plane = Breadth(is_broad=True), make_half_plane(64, 12)
+    wide = breadth.width(1, local=False, on_device=True)
+    assert not coarse_fits(plane.count(wide.coarse_radius))
+    assert wide.keep < breadth.width(1, local=False, on_device=False).keep
+    assert breadth.width(1, local=True, on_device=True) == USUAL
+
+
+def test_a_cold_search_cuts_less() -> None:
+    assert COLD.share > USUAL.share
+    assert all(a <= b for a, b in zip(COLD.sharpness, USUAL.sharpness, strict=True))
+
+
+@pytest.fixture
+def workers() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize(
+    ("cold", "known", "wide", "counted"),
+    [
+        (False, False, False, True),
+        (True, False, False, False),
+        (False, True, False, False),
+        (False, False, True, False),  # the course of near-balls has a width of its own
+    ],
+)
+def test_usual_searches_are_counted_and_no_others(
+    workers: ThreadPoolExecutor, cold: bool, known: bool, wide: bool, counted: bool
+) -> None:
+    learner = make_learner()
+    batch, half = weighted(simulated(40), learner.plane), np.repeat([0, 1], 20)
+    learner.learn(batch, half, window=100.0, cold=True, workers=workers)  # random poses
+    learner.coarse_radius = 4 if wide else 0
+    start = None
+    if known:
+        turns = np.tile(np.eye(3, dtype=np.float32).reshape(9), (40, 1))
+        start = Start(turns, np.zeros((40, 2), np.float32), np.zeros(40, np.int32))
+    learner.learn(batch, half, window=100.0, cold=cold, workers=workers, start=start)
+    assert learner.breadth.seen == (40 if counted else 0)
+
+
+def test_what_is_compared_is_searched_as_wide_as_the_session() -> None:
+    with known_session() as session:
+        session.learner.breadth = Breadth(is_broad=True, seen=7.0)
+        copy = alone(session, 0, 5)
+        assert copy.breadth == session.learner.breadth
+        assert copy.breadth is not session.learner.breadth  # they go on counting each for itself
+        fresh = session.new_learner(6)
+        assert not fresh.breadth.is_broad
+        fresh.statistics, fresh.growth = copy.statistics, copy.growth
+        fresh.fsc, fresh.split, fresh.mask_radius = copy.fsc, copy.split, copy.mask_radius
+        fresh.make_references()
+        rows = np.arange(60)
+        (_, own), (_, others) = (score(session, one, rows, 0) for one in (copy, fresh))
+        assert own.weights.shape == others.weights.shape
+        assert others.weights.shape[1] > USUAL.keep
+        assert not fresh.breadth.is_broad  # only what it is asked is wide
+
+
+def test_a_wide_search_loses_less_of_what_dim_particles_may_be(
+    workers: ThreadPoolExecutor,
+) -> None:
+    """What a search finds of the posterior is the evidence; it can only miss some."""
+    batch, layout = weighted(simulated(60, snr=0.03), plane()), plane()
+    usual, broad = (
+        search_poses(
+            batch,
+            cube_of("whole", snr=0.03)[None],
+            layout,
+            make_plan(layout.max_radius, box=GEOMETRY.box, max_shift_pixels=2.0, width=width),
+            scale=2.0,
+            log_class_weights=np.zeros(1, np.float32),
+            turn=np.eye(3),
+            workers=workers,
+        ).evidence
+        for width in (USUAL, BROAD)
+    )
+    assert broad.mean() > usual.mean() + 0.3
 
 
 @pytest.mark.parametrize(("snr", "is_broad"), [(2.0, False), (0.03, True)])

@@ -124,7 +124,7 @@ def test_what_was_decided_comes_back_from_a_dump() -> None:
         sigmas=6.5,
         sign=7.0,
         fruitless=3,
-        doubts=Doubts(stretch=2.0, unsettled=True, guided=True, looked=True, uneven=(0, 2)),
+        doubts=Doubts(2.0, True, True, True, uneven=(0, 2), stood=(1,), challenges=4),
     )
     again = Lifecycle(most_classes=3)
     again.restore(life.dump())
@@ -200,3 +200,21 @@ def test_a_birth_survives_a_restart() -> None:
     assert heard == told
     for mine, other in zip(again.snapshot().classes, engine.snapshot().classes, strict=True):
         assert np.array_equal(mine.volume, other.volume)
+
+
+def test_a_class_that_got_another_map_is_no_junk_until_it_is_named_again() -> None:
+    life = Lifecycle(most_classes=3, junk=(0, 2))
+    life._forget_junk(2, None)
+    assert life.junk == (0,)
+
+
+@pytest.mark.parametrize(("changed_at", "tried"), [(0.0, 1), (4000.0, 0), (2000.0, 1)])
+def test_no_class_is_born_while_particles_were_searched_in_two_ways(
+    monkeypatch: pytest.MonkeyPatch, changed_at: float, tried: int
+) -> None:
+    monkeypatch.setattr("reconstruct.lifecycle.attempt_birth", lambda *_, **__: None)
+    learner = Engine(SETTINGS, GEOMETRY)._leader
+    learner.presented, learner.breadth.changed_at = 5000.0, changed_at
+    life = Lifecycle(most_classes=3)
+    assert life._birth(SimpleNamespace(trained=5000, learner=learner), 1, kind="born") == []
+    assert life.births == tried

@@ -17,6 +17,7 @@ import pytest
 from reconstruct import spherical
 from reconstruct.agreement import without_ball
 from reconstruct.backend import cpu_backend
+from reconstruct.breadth import Width
 from reconstruct.density import density_from_atoms
 from reconstruct.engine import Engine
 from reconstruct.fourier import centre_distance
@@ -142,7 +143,7 @@ def test_a_wide_coarse_pass_finds_the_poses_of_a_shell(workers: ThreadPoolExecut
     learner = converged(particles, workers, group="O")
     assert learner.cubes is not None
     wide = make_wide_plan(RADIUS, RADIUS, 2.0)
-    few = make_plan(RADIUS, box=GEOMETRY.box, max_shift_pixels=2.0, coarse_radius=3)
+    few = make_plan(RADIUS, box=GEOMETRY.box, max_shift_pixels=2.0, width=Width(coarse_radius=3))
     medians = []
     for plan in (wide, few):
         found = search_poses(
@@ -219,7 +220,7 @@ def test_fewer_starts_go_on_after_each_march() -> None:
     for march in range(4):
         for one in field:
             one.presented = spherical.RACED + spherical.MARCHED * march
-        field = spherical.keep_best(field)  # type: ignore[arg-type]
+        field = spherical.keep_best(field, 0.0)  # type: ignore[arg-type]
         left.append(len(field))
     assert left == [8, 5, 3, 2]
     assert [one.evidence for one in field] == [7.0, 6.0]
@@ -228,10 +229,15 @@ def test_fewer_starts_go_on_after_each_march() -> None:
 def test_a_group_far_behind_keeps_one_start_after_the_first_march() -> None:
     starts = [("O", 60.0), ("I", 50.0), ("O", 55.0), ("I", 51.0)]
     field = [SimpleNamespace(presented=0.0, evidence=e, group=group) for group, e in starts]
-    for march, left in ((0, {"O": 2, "I": 2}), (1, {"O": 2, "I": 1})):
+    for marches, left in (
+        (0.0, {"O": 2, "I": 2}),
+        (0.9, {"O": 2, "I": 2}),  # it may be behind for a while
+        (1.0, {"O": 2, "I": 1}),
+    ):
+        before = field[0].presented
         for one in field:
-            one.presented = spherical.RACED + spherical.MARCHED * march
-        field = spherical.keep_best(field)  # type: ignore[arg-type]
+            one.presented = spherical.RACED + spherical.MARCHED * marches
+        field = spherical.keep_best(field, before)  # type: ignore[arg-type]
         assert {g: sum(one.group == g for one in field) for g in left} == left
     assert max(one.evidence for one in field if one.group == "I") == 51.0
 
