@@ -9,12 +9,12 @@ docs/decisions/pose-search.md has the measurements.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["COLD", "USUAL", "Breadth", "Width"]
+__all__ = ["BROAD", "COLD", "USUAL", "Breadth", "Width"]
 
 BROAD_BELOW = 0.2  # weight of its best cell, under which a posterior is broad
 NARROW_ABOVE = 0.5
@@ -34,10 +34,8 @@ class Width:
 
 USUAL = Width()
 COLD = Width(sharpness=(0.25, 0.25, 0.5), share=0.999)  # while the map is still being found
-BROAD = Width(coarse_radius=8, keep=320, edge_shells=1.1, sharpness=(0.5, 0.7, 1.0), share=0.999)
-# Of several classes each keeps so many. On a device such particles are searched on the host, as its
-# coarse pass holds six shells; what it learns from must fit the memory that a block shares.
-BROAD_IN_LITTLE_ROOM = replace(BROAD, keep=80)
+# A device's coarse pass holds six shells, so it has the host search such particles everywhere.
+BROAD = Width(coarse_radius=8, keep=80, edge_shells=1.1, sharpness=(0.5, 0.7, 1.0), share=0.999)
 
 
 @dataclass
@@ -50,11 +48,10 @@ class Breadth:
     broad: float = 0.0  # of these, so many have a broad posterior
     narrow: float = 0.0  # or a narrow one
 
-    def width(self, n_classes: int, *, local: bool, on_device: bool) -> Width:
-        """How wide a warm search is: of all poses, or a ``local`` one around those known."""
-        if not self.is_broad or (local and on_device):
-            return USUAL
-        return BROAD_IN_LITTLE_ROOM if on_device or n_classes > 1 else BROAD
+    @property
+    def width(self) -> Width:
+        """How wide a warm search is."""
+        return BROAD if self.is_broad else USUAL
 
     def note(self, best: npt.NDArray[np.floating]) -> None:
         """Take in the weights (b,) of the best cells of particles searched everywhere."""

@@ -199,10 +199,10 @@ class Learner:
         if self.coarse_radius and not local:
             plan = make_wide_plan(self.radius, self.coarse_radius, self.max_shift_pixels)
         else:
-            on_device = self.backend.on_device
-            warm = self.breadth.width(self.n_classes, local=local, on_device=on_device)
-            box, shift, width = self.plane.box, self.max_shift_pixels, COLD if cold else warm
-            plan = make_plan(self.radius, box=box, max_shift_pixels=shift, width=width)
+            box, shift, width = self.plane.box, self.max_shift_pixels, self.breadth.width
+            plan = make_plan(
+                self.radius, box=box, max_shift_pixels=shift, width=COLD if cold else width
+            )
         return replace(plan, temperature=self.temperature)
 
     def learn(

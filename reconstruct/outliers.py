@@ -37,8 +37,11 @@ def newcomers(store: ParticleStore, trained: int, sums: Callable[[Rows], Float64
     if len(before) < FEWEST_BEFORE:
         return 0.0
     rows = np.concatenate([before, np.arange(stop, trained)])
-    power = _unexplained(sums(rows))
+    known = sums(rows)
     evidence = np.asarray(store["evidence"][rows], np.float64)
+    power, evidence = (
+        _unexplained(values, known, len(before)) for values in (known[:, 2].sum(axis=1), evidence)
+    )
     outside = outlying(power, evidence, len(before))
     return contrast(outside[: len(before)], outside[len(before) :])
 
@@ -57,7 +60,10 @@ def contrast(before: npt.NDArray[np.bool_], latest: npt.NDArray[np.bool_]) -> fl
 
 
 def outlying(power: Float64, evidence: Float64, before: int) -> npt.NDArray[np.bool_]:
-    """Which particles are in the tails of the first ``before`` of them."""
+    """Which particles are in the tails of the first ``before`` of them.
+
+    Those of ``power`` (rows,) on both sides, those of ``evidence`` below.
+    """
     tail = int(TAIL * before)
     ordered = np.sort(power[:before])
     low, high = ordered[tail], ordered[before - 1 - tail]
@@ -66,15 +72,16 @@ def outlying(power: Float64, evidence: Float64, before: int) -> npt.NDArray[np.b
     return outside
 
 
-def _unexplained(sums: Float64) -> Float64:
-    """Power of images at low resolution, less what their CTF accounts for, (rows,).
+def _unexplained(values: Float64, sums: Float64, before: int) -> Float64:
+    """What of ``values`` (rows,) the particles' CTF does not account for, over what it does.
 
-    Expected is, per shell, C^4 times the signal's power and C^2 times the noise's; both powers are
-    fitted. ``sums`` (rows, 3, shells) are those of C^2, C^4 and of the images' power.
+    Of images' power and evidence alike is expected, per shell, C^4 times one number and C^2 times
+    another; these are fitted to the first ``before`` rows. ``sums`` (rows, 3, shells) are those of
+    C^2, C^4 and of the images' power.
     """
-    power = sums[:, 2].sum(axis=1)
     table = np.concatenate([np.ones((len(sums), 1)), sums[:, 0], sums[:, 1]], axis=1)
-    fit = np.linalg.lstsq(table.T @ table, table.T @ power, rcond=None)[0]
+    some = table[:before]
+    fit = np.linalg.lstsq(some.T @ some, some.T @ values[:before], rcond=None)[0]
     expected = table @ fit
-    residual: Float64 = (power - expected) / np.maximum(expected, 1e-12)
+    residual: Float64 = (values - expected) / np.maximum(expected, 1e-12)
     return residual

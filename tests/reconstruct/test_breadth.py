@@ -71,17 +71,11 @@ def test_a_few_particles_decide_nothing_until_there_are_more() -> None:
         assert breadth.is_broad is expected
 
 
-@pytest.mark.parametrize(("n_classes", "local", "on_device"), [(1, False, False), (3, True, True)])
-def test_the_usual_search_is_the_same_everywhere(
-    n_classes: int, local: bool, on_device: bool
-) -> None:
-    assert Breadth().width(n_classes, local=local, on_device=on_device) == USUAL
-
-
 def test_a_broad_search_keeps_more_and_begins_at_a_higher_resolution() -> None:
-    broad = Breadth(is_broad=True).width(1, local=False, on_device=False)
+    assert Breadth().width == USUAL
     wide, usual = (
-        make_plan(16, box=64, max_shift_pixels=4.0, width=width) for width in (broad, USUAL)
+        make_plan(16, box=64, max_shift_pixels=4.0, width=Breadth(is_broad).width)
+        for is_broad in (True, False)
     )
     assert wide.keep > usual.keep
     assert wide.coarse_radius > usual.coarse_radius
@@ -89,12 +83,9 @@ def test_a_broad_search_keeps_more_and_begins_at_a_higher_resolution() -> None:
     assert len(wide.level_radii) < len(usual.level_radii)  # its cells are as broad as posteriors
 
 
-def test_a_device_searches_on_the_host_what_its_coarse_pass_cannot_hold() -> None:
-    breadth, plane = Breadth(is_broad=True), make_half_plane(64, 12)
-    wide = breadth.width(1, local=False, on_device=True)
-    assert not coarse_fits(plane.count(wide.coarse_radius))
-    assert wide.keep < breadth.width(1, local=False, on_device=False).keep
-    assert breadth.width(1, local=True, on_device=True) == USUAL
+def test_the_host_searches_what_the_coarse_pass_of_a_device_cannot_hold() -> None:
+    counts = [make_half_plane(64, 12).count(width.coarse_radius) for width in (USUAL, BROAD)]
+    assert [coarse_fits(count) for count in counts] == [True, False]
 
 
 def test_a_cold_search_cuts_less() -> None:

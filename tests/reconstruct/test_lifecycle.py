@@ -13,7 +13,7 @@ from reconstruct.doubts import Doubts
 from reconstruct.engine import Engine
 from reconstruct.lifecycle import MORE_SIGMAS, MOST_SIGMAS, SIGMAS, Lifecycle
 from reconstruct.merging import candidates
-from reconstruct.outliers import contrast, outlying
+from reconstruct.outliers import contrast, newcomers, outlying
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
 from reconstruct.types import EngineSettings, StepReport
 from tests.reconstruct.small_sets import GEOMETRY, demo_map
@@ -218,3 +218,39 @@ def test_no_class_is_born_while_particles_were_searched_in_two_ways(
     life = Lifecycle(most_classes=3)
     assert life._birth(SimpleNamespace(trained=5000, learner=learner), 1, kind="born") == []
     assert life.births == tried
+
+
+class FakeStore(dict[str, np.ndarray]):
+    """As much of a store as is asked of it."""
+
+    def holds(self, rows: np.ndarray) -> np.ndarray:
+        return np.ones(len(rows), np.bool_)
+
+
+@pytest.mark.parametrize(("foreign", "least", "most"), [(0, -3.0, 3.0), (100, 5.5, np.inf)])
+def test_what_the_ctf_accounts_for_is_no_sign_of_newcomers(
+    foreign: int, least: float, most: float
+) -> None:
+    """Evidence goes with the defocus, which a micrograph's particles share."""
+    rng = np.random.default_rng(1)
+    total, shells = 2600, 4
+    c2 = np.repeat(rng.uniform(0.1, 1.0, (total // 100, shells)), 100, axis=0)  # by micrograph
+    power = (c2**2) @ np.array([4.0, 3.0, 2.0, 1.0]) + c2.sum(axis=1)
+    sums = np.stack([c2, c2**2, power[:, None] / shells * np.ones(shells)], axis=1)
+    evidence = 50.0 * (c2**2).sum(axis=1) * rng.normal(1.0, 0.1, total)
+    evidence[total - foreign :] *= 0.3
+    store = FakeStore(visits=np.ones(total), evidence=evidence)
+    found = newcomers(store, total, lambda rows: sums[rows])  # type: ignore[arg-type]
+    assert least < found < most
+
+
+def test_two_looks_in_a_row_may_tell_what_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = iter((4.9, 2.0, 4.9, 5.0))
+    monkeypatch.setattr("reconstruct.lifecycle.newcomers", lambda *_: next(looks))
+    life = Lifecycle(most_classes=3)
+    alarms = []
+    for trained in (1000, 1300, 1600, 1900):
+        life._watch(SimpleNamespace(trained=trained, store=None, shell_sums=None))
+        alarms.append(life.alarm_at)
+    assert alarms == [0, 0, 0, 1900]
+    assert life.sign == pytest.approx(9.9 / np.sqrt(2.0))
