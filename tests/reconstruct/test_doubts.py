@@ -120,3 +120,24 @@ def test_a_near_ball_stays_in_doubt_beside_a_class_that_was_born() -> None:
     assert doubts.which(2) == (True, False)
     doubts.stood = (0,)
     assert doubts.which(1) == (False,)
+
+
+@pytest.mark.parametrize(
+    ("junk", "guided", "group"), [({0}, False, "C1"), ((), True, "C1"), ((), False, "C2")]
+)
+def test_maps_that_a_start_cannot_judge_are_not_tried(
+    session: Session, junk: set[int], guided: bool, group: str
+) -> None:
+    doubts = Doubts(stretch=2.0, guided=guided)
+    assert doubts.which(1) == (True,)
+    session.learner.group = group
+    assert doubts.try_maps(session, junk=junk) == []
+    assert doubts.challenges == 0
+
+
+def test_a_map_in_doubt_is_tried(session: Session) -> None:
+    doubts = Doubts(stretch=0.5)  # a short start
+    (told,) = doubts.try_maps(session, junk=())
+    assert told.kind in CHALLENGED
+    assert doubts.challenges == 1
+    assert doubts.which(1) == (told.kind != "map_confirmed",)
