@@ -68,7 +68,6 @@ class Lifecycle:
     quiet_until: int = 0  # particles trained before which no newcomer is looked for
     sigmas: float = SIGMAS  # that make a sign; signs that come to nothing raise it
     sign: float = 0.0  # what the last sign had
-    last_look: float = 0.0  # what the last look found, in standard deviations
     fruitless: int = 0  # signs one after the other that came to nothing
     births: int = 0  # births tried, which key their random numbers
     trials: int = 0  # mergers tried, likewise
@@ -311,13 +310,9 @@ class Lifecycle:
         if trained < self.quiet_until:
             return []
         self.quiet_until = trained + WATCH_EVERY
-        latest, before = newcomers(session.store, trained, session.shell_sums), self.last_look
-        sigmas = max(
-            latest, (latest + before) / np.sqrt(2.0)
-        )  # other particles were looked at then
-        self.last_look = latest
+        sigmas = newcomers(session.store, trained, session.shell_sums)
         if sigmas > self.sigmas:
-            self.alarm_at, self.sign, self.last_look = trained, float(sigmas), 0.0
+            self.alarm_at, self.sign = trained, sigmas
         return []
 
     def _birth(self, session: Session, slot: int, *, kind: str) -> list[EngineEvent]:

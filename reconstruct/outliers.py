@@ -22,7 +22,7 @@ LATEST = 200  # particles that are compared
 GAP = 400  # particles between them and those before, which newcomers may have slipped into
 BEFORE = 2000  # at most, of those before
 FEWEST_BEFORE = 800
-TAIL = 0.05  # of those before, on each side
+TAIL = 0.01  # of those before, on each side: newcomers lie far outside, if they can be told
 
 
 def newcomers(store: ParticleStore, trained: int, sums: Callable[[Rows], Float64]) -> float:

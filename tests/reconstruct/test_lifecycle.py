@@ -243,15 +243,3 @@ def test_what_the_ctf_accounts_for_is_no_sign_of_newcomers(
     store = FakeStore(visits=np.ones(total), evidence=evidence)
     found = newcomers(store, total, lambda rows: sums[rows])  # type: ignore[arg-type]
     assert least < found < most
-
-
-def test_two_looks_in_a_row_may_tell_what_one_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks = iter((4.9, 2.0, 4.9, 5.0))
-    monkeypatch.setattr("reconstruct.lifecycle.newcomers", lambda *_: next(looks))
-    life = Lifecycle(most_classes=3)
-    alarms = []
-    for trained in (1000, 1300, 1600, 1900):
-        life._watch(SimpleNamespace(trained=trained, store=None, shell_sums=None))
-        alarms.append(life.alarm_at)
-    assert alarms == [0, 0, 0, 1900]
-    assert life.sign == pytest.approx(9.9 / np.sqrt(2.0))
