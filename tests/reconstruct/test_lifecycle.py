@@ -13,7 +13,7 @@ from reconstruct.doubts import Doubts
 from reconstruct.engine import Engine
 from reconstruct.lifecycle import MORE_SIGMAS, MOST_SIGMAS, SIGMAS, Lifecycle
 from reconstruct.merging import candidates
-from reconstruct.outliers import contrast, newcomers, outlying
+from reconstruct.outliers import TAIL, contrast, newcomers, outlying
 from reconstruct.simulate import Simulated, SimulationSettings, Species, simulate_set
 from reconstruct.types import EngineSettings, StepReport
 from tests.reconstruct.small_sets import GEOMETRY, demo_map
@@ -100,7 +100,7 @@ def test_outliers_are_those_in_the_tails_of_the_ones_before() -> None:
         before=100,
     )
     assert found[100:].tolist() == [True, False, True, True]
-    assert found[:100].mean() == pytest.approx(0.1)
+    assert found[:100].mean() == pytest.approx(2 * TAIL)
 
 
 def test_latest_particles_stand_out_only_against_blocks_that_are_alike() -> None:
