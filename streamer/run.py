@@ -135,6 +135,7 @@ def run_file(
         The file, its stacks or the output folder cannot be used.
     """
     usage = Usage()
+    _check_apart(path, settings)
     check_engine_settings(settings.engine)  # before an earlier run's results are removed
     open_device(settings.device)
     stop = StopRequest()
@@ -216,6 +217,25 @@ def wait_or_stop(stop: StopRequest, seconds: float) -> bool:
     return stop.requested
 
 
+def _check_apart(path: Path, settings: Settings) -> None:
+    """Refuse to write results over the particles file.
+
+    Raises
+    ------
+    ConfigurationError
+        The output folder is the file's own, and a result has its name, or it lies in what an
+        earlier run left there.
+    """
+    file, out = path.resolve(), settings.out.resolve()
+    beside = file.parent == out and any(file.match(pattern) for pattern in RESULTS)
+    inside = (out / "series", settings.state_folder.resolve())
+    if beside or any(folder in file.parents for folder in inside):
+        raise ConfigurationError(
+            f"{path} would be overwritten: a run into {settings.out} writes a file of that name",
+            "Give another folder with --out",
+        )
+
+
 def begin_anew(settings: Settings) -> str:
     """Remove what an earlier run left in the output folder, and only that.
 
@@ -231,7 +251,7 @@ def begin_anew(settings: Settings) -> str:
     for pattern in RESULTS:
         for file in out.glob(pattern):
             file.unlink()
-    return f"the results of an earlier run in {out} make way for this one"
+    return f"the results of an earlier run in {out} are removed for this one"
 
 
 class _Feeder:

@@ -92,6 +92,20 @@ def test_run_begins_anew_and_gives_the_same_bits(star: Path, tmp_path: Path, sum
     assert not any(path.exists() for path in left_over)
 
 
+def test_a_run_does_not_write_over_its_own_particles(
+    star: Path, tmp_path: Path, sums: None
+) -> None:
+    own = tmp_path / "mine" / "particles.star"
+    own.parent.mkdir()
+    own.write_bytes(star.read_bytes())
+    refused = inside("run", str(own), f"--out={own.parent}", f"--data-root={star.parent}")
+    assert refused.returncode == 2
+    assert "would be overwritten" in refused.stderr
+    assert "--out" in refused.stderr
+    assert own.read_bytes() == star.read_bytes()
+    assert [file.name for file in own.parent.iterdir()] == ["particles.star"]
+
+
 def test_plain_lines_of_a_service_are_one_per_step(star: Path, tmp_path: Path, sums: None) -> None:
     bus = f"--bus=sqlite:///{tmp_path}/bus.db"
     assert inside("microscope", str(star), bus, "--end").returncode == 0
@@ -484,7 +498,7 @@ def test_a_run_says_that_it_replaces_an_earlier_one_and_leaves_other_files(
     out.mkdir()
     (out / "class_notes.txt").write_text("mine")
     first = inside("run", str(star), f"--out={out}")
-    assert "make way" not in first.stdout + first.stderr
+    assert "are removed" not in first.stdout + first.stderr
     (out / "class_004.mrc").write_bytes(b"of an earlier run")
     again = inside("run", str(star), f"--out={out}")
     assert "the results of an earlier run in" in again.stdout + again.stderr
