@@ -21,6 +21,9 @@ __all__ = ["FORCED_EXIT", "stop_on_signals"]
 
 FORCED_EXIT = 75  # EX_TEMPFAIL: the last checkpoint is whole, start again
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SAME_S = (
+    0.2  # within which the same signal again is one: ``timeout`` sends it to a whole group too
+)
 
 
 @contextmanager
@@ -57,6 +60,7 @@ def _noted(number: int, frame: FrameType | None) -> None:
 
 def _watch(reader: socket.socket, stop: StopRequest, budget_s: float) -> None:
     deadline_s: float | None = None
+    last, last_s = 0, 0.0
     while True:
         if deadline_s is not None:
             reader.settimeout(max(deadline_s - time.monotonic(), 0.001))
@@ -70,6 +74,10 @@ def _watch(reader: socket.socket, stop: StopRequest, budget_s: float) -> None:
         for number in numbers:
             if number not in _SIGNALS:
                 continue
+            now_s = time.monotonic()
+            if number == last and now_s - last_s < _SAME_S:
+                continue
+            last, last_s = number, now_s
             if deadline_s is not None:
                 _force(f"second signal ({signal.Signals(number).name})")
             stop.requested = True

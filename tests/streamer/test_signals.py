@@ -35,6 +35,12 @@ def test_one_signal_ends_cleanly(name: str) -> None:
     assert done.stderr.count("stopping after the step under way") == 1
 
 
+def test_the_same_signal_twice_at_once_is_one() -> None:
+    done = run("[signal.SIGTERM, signal.SIGTERM]", "time.sleep(0.5)")
+    assert done.returncode == 0, done.stderr
+    assert "clean end" in done.stdout
+
+
 def test_a_second_signal_forces_even_when_nobody_reads() -> None:
     """As when a pipe's reader was stopped by the same key."""
     wait = "os.close(2); os.kill(os.getpid(), signal.SIGINT); time.sleep(0.5)\n    "
