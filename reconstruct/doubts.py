@@ -7,9 +7,8 @@ behind the numbers.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -157,15 +156,6 @@ class Doubts:
             class_index=slot,
             values={"pair": pair.pair_evidence, "map": pair.map_evidence},
         )
-
-    def dump(self) -> dict[str, Any]:
-        """Everything that changes."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
-
-    def restore(self, meta: Mapping[str, Any]) -> None:
-        """Take over a state that ``dump`` returned."""
-        for name, value in meta.items():
-            setattr(self, name, tuple(value) if isinstance(value, list) else value)
 
 
 def _holds_little(session: Session, k: int) -> bool:

@@ -16,7 +16,16 @@ from reconstruct.noise import NoiseSpectra
 from reconstruct.store import ParticleStore
 from reconstruct.types import Optics
 
-__all__ = ["Arrays", "check_version", "learner_arrays", "pack", "unpack_optics", "unpack_store"]
+__all__ = [
+    "Arrays",
+    "check_version",
+    "learner_arrays",
+    "pack",
+    "plain_fields",
+    "take_fields",
+    "unpack_optics",
+    "unpack_store",
+]
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -49,6 +58,17 @@ def pack(
         for name, array in of_learner.items():
             arrays[f"learner{number}.{name}"] = array
     return meta, arrays
+
+
+def plain_fields(holder: object) -> dict[str, Any]:
+    """Fields of a dataclass of numbers and tuples of numbers, as JSON has them."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in vars(holder).items()}
+
+
+def take_fields(holder: object, meta: Mapping[str, Any]) -> None:
+    """Give ``holder`` the fields that ``plain_fields`` returned."""
+    for name, value in meta.items():
+        setattr(holder, name, tuple(value) if isinstance(value, list) else value)
 
 
 def check_version(meta: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from reconstruct.class_actions import (
     unite,
 )
 from reconstruct.doubts import Doubts
+from reconstruct.engine_state import plain_fields, take_fields
 from reconstruct.learner import Learner
 from reconstruct.merging import candidates, try_merger
 from reconstruct.outliers import newcomers
@@ -352,12 +353,10 @@ class Lifecycle:
 
     def dump(self) -> dict[str, Any]:
         """Everything that changes."""
-        state = {name: list(v) if isinstance(v, tuple) else v for name, v in vars(self).items()}
-        return {**state, "doubts": self.doubts.dump()}
+        return {**plain_fields(self), "doubts": plain_fields(self.doubts)}
 
     def restore(self, meta: Mapping[str, Any]) -> None:
         """Take over a state that ``dump`` returned."""
         state = dict(meta)
-        self.doubts.restore(state.pop("doubts"))
-        for name, value in state.items():
-            setattr(self, name, tuple(value) if isinstance(value, list) else value)
+        take_fields(self.doubts, state.pop("doubts"))
+        take_fields(self, state)

@@ -60,7 +60,7 @@ def search_on_host(
     """Search a device's particles on the CPU; the poses go back to the device.
 
     Its tensor-core coarse pass holds about a hundred coefficients and a wide one takes more. The
-    copies, a few MB an update, are made for near-balls alone.
+    copies, a few MB an update, are made for near-balls and broad posteriors alone.
     """
     plane = make_half_plane(plane.box, plane.max_radius)  # the one given lies on the device
     n = plane.count(max(plan.level_radii))

@@ -217,6 +217,11 @@ def wait_or_stop(stop: StopRequest, seconds: float) -> bool:
     return stop.requested
 
 
+def _folders(settings: Settings) -> tuple[Path, ...]:
+    """What a run makes in the output folder beside the files of ``RESULTS``."""
+    return settings.state_folder, settings.out / "series"
+
+
 def _check_apart(path: Path, settings: Settings) -> None:
     """Refuse to write results over the particles file.
 
@@ -228,8 +233,7 @@ def _check_apart(path: Path, settings: Settings) -> None:
     """
     file, out = path.resolve(), settings.out.resolve()
     beside = file.parent == out and any(file.match(pattern) for pattern in RESULTS)
-    inside = (out / "series", settings.state_folder.resolve())
-    if beside or any(folder in file.parents for folder in inside):
+    if beside or any(folder.resolve() in file.parents for folder in _folders(settings)):
         raise ConfigurationError(
             f"{path} would be overwritten: a run into {settings.out} writes a file of that name",
             "Give another folder with --out",
@@ -246,7 +250,7 @@ def begin_anew(settings: Settings) -> str:
     out = settings.out
     if not (settings.state_folder.exists() or (out / "report.json").exists()):
         return ""
-    for folder in (settings.state_folder, out / "series"):
+    for folder in _folders(settings):
         shutil.rmtree(folder, ignore_errors=True)
     for pattern in RESULTS:
         for file in out.glob(pattern):

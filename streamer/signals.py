@@ -21,9 +21,7 @@ __all__ = ["FORCED_EXIT", "stop_on_signals"]
 
 FORCED_EXIT = 75  # EX_TEMPFAIL: the last checkpoint is whole, start again
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_SAME_S = (
-    0.2  # within which the same signal again is one: ``timeout`` sends it to a whole group too
-)
+_SAME_S = 0.2  # the same signal so soon is one: ``timeout`` sends it to the group as well
 
 
 @contextmanager
