@@ -201,10 +201,10 @@ def fourier_cube(
     return full_from_half(half / np.float32(n))
 
 
-def full_from_half(half: Complex64, *, xp: Any = np) -> Complex64:
+def full_from_half(half: Complex64, *, out: Complex64 | None = None, xp: Any = np) -> Complex64:
     """Fill a centred full cube (g, g, g) from its half (g, g, reach + 1) by Friedel symmetry."""
     g, reach = half.shape[0], half.shape[2] - 1
-    full = xp.empty((g, g, g), dtype=np.complex64)
+    full = xp.empty((g, g, g), dtype=np.complex64) if out is None else out
     full[:, :, reach:] = half
     full[:, :, :reach] = xp.conj(half[::-1, ::-1, reach:0:-1])
-    return full  # type: ignore[no-any-return]
+    return full

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -54,21 +55,25 @@ def reference_cubes(
         Threads that share the maps; None: one after the other.
     """
 
-    def cube(task: tuple[tuple[int, ...], int]) -> Float32:
-        halves, k = task
+    of = ((0, 1), (0,), (1,))[sets - 1 : 2 * sets - 1]
+    edge, classes = 2 * grids[0].reach(radius) + 1, len(grids)
+    cubes = np.empty((sets * classes, edge, edge, edge), np.complex64)
+
+    def make(place: int) -> None:
+        halves, k = of[place // classes], place % classes
+        if resting[k]:
+            cubes[place] = 0
+            return
         own = spectrum(k, halves, radius)
         if sets == 2:
             low = min(join, radius)
             join_low_frequencies(own, spectrum(k, (0, 1), low), grids[k], low)
-        return reference_cube(own, grids[k], negative="cut" if cut[k] else "keep")
+        negative: Literal["cut", "keep"] = "cut" if cut[k] else "keep"
+        reference_cube(own, grids[k], negative=negative, out=cubes[place])
 
-    of = ((0, 1), (0,), (1,))[sets - 1 : 2 * sets - 1]
-    awake = np.flatnonzero(~resting).tolist()
-    tasks = [(halves, k) for halves in of for k in awake]
-    made = list((workers.map if workers else map)(cube, tasks))
-    cubes = np.zeros((sets, len(grids), *made[0].shape), np.float32)
-    cubes[:, awake] = np.reshape(made, (sets, len(awake), *made[0].shape))
-    return cubes.reshape(-1, *made[0].shape)
+    for _ in (workers.map if workers else map)(make, range(len(cubes))):
+        pass
+    return cubes.view(np.float32).reshape(*cubes.shape, 2)
 
 
 def compare_halves(

@@ -165,14 +165,18 @@ def _windowed(
 
 
 def reference_cube(
-    half: Complex64, grid: MapGrid, *, negative: Literal["keep", "cut"] = "keep"
+    half: Complex64,
+    grid: MapGrid,
+    *,
+    negative: Literal["keep", "cut"] = "keep",
+    out: Complex64 | None = None,
 ) -> Float32:
     """Window a map and prepare it for slicing: (g, g, g, 2) float32.
 
     Corrected for gridding twice: for the insertion that made it and the slices to come.
-    ``negative`` density may be cut away.
+    ``negative`` density may be cut away. ``out`` (g, g, g) is room for the cube.
     """
-    full = full_from_half(_windowed(half, grid, 2, negative))
+    full = full_from_half(_windowed(half, grid, 2, negative), out=out)
     return full.view(np.float32).reshape(*full.shape, 2)
 
 
