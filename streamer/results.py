@@ -93,19 +93,21 @@ def write_results(
         What was asked for, what was used, and its name.
     """
     out = settings.out
-    snapshot: Snapshot | None = None
     classes: list[dict[str, Any]] = []
+    files = ["report.json"]
     used = 0
     if state.engine is not None and state.step:
         snapshot, _ = with_all_views(
             state.engine.snapshot(), state.engine.assignments(), group=state.imposed_group
         )
         classes = _write_maps(out, snapshot, settings.session)
-        used = _write_particles(out, state, table, n_classes=len(snapshot.classes))
-    if snapshot is not None and settings.snapshots.pictures:
-        _write_pictures(out, snapshot, reports, title=settings.session)
+        files += [file for one in classes for file in (one["file"], *one["half_maps"])]
+        used, written = _write_particles(out, state, table, n_classes=len(snapshot.classes))
+        files += written
+        if settings.snapshots.pictures:
+            files += _write_pictures(out, snapshot, reports, title=settings.session)
     report = _report(settings, state, classes, usage=usage, used=used, n_input=n_input)
-    report["device"] = dict(device or {})
+    report |= {"device": dict(device or {}), "files": sorted(files)}
     with replace_atomically(out / "report.json") as path:
         path.write_text(json.dumps(report, indent=1) + "\n")
     return out / "report.json"
@@ -133,16 +135,20 @@ def _write_maps(out: Path, snapshot: Snapshot, session_id: str) -> list[dict[str
 
 def _write_particles(
     out: Path, state: SessionState, table: ParticleTable | None, *, n_classes: int
-) -> int:
-    """Write ``particles.star`` and, for particles without a class, ``particles_unused.star``."""
+) -> tuple[int, list[str]]:
+    """Write ``particles.star`` and, for particles without a class, ``particles_unused.star``.
+
+    Returns
+    -------
+    How many have a class, and the names of the files.
+    """
     assert state.engine is not None
     table = _table_of(state) if table is None else table
     ids = particle_ids(table.image_names)
     assignments = state.engine.assignments()
     known = assignments.particle_ids[assignments.class_index >= 0]
     unused = not np.isin(ids, known).all()
-    if not unused:  # what an earlier run may have left
-        (out / "particles_unused.star").unlink(missing_ok=True)
+    files = ["particles.star", *(["particles_unused.star"] if unused else [])]
     used = write_star(
         out / "particles.star",
         table,
@@ -152,7 +158,8 @@ def _write_particles(
     )
     if table.uid is not None:
         write_cs(out / "particles.cs", table, assignments, row_ids=ids, n_classes=n_classes)
-    return used
+        files.append("particles.cs")
+    return used, files
 
 
 def _table_of(state: SessionState) -> ParticleTable:
@@ -178,15 +185,18 @@ def _table_of(state: SessionState) -> ParticleTable:
 
 def _write_pictures(
     out: Path, snapshot: Snapshot, reports: Sequence[StepReport], *, title: str
-) -> None:
+) -> list[str]:
+    """Write the pictures; give the names of their files."""
     from streamer.pictures import snapshot_png  # matplotlib: only when pictures are wanted
     from streamer.timeline import timeline_png
 
-    with replace_atomically(out / "picture.png") as path:
-        path.write_bytes(snapshot_png(snapshot, title=title))
+    pictures = {"picture.png": snapshot_png(snapshot, title=title)}
     if reports:
-        with replace_atomically(out / "timeline.png") as path:
-            path.write_bytes(timeline_png(reports, title=title))
+        pictures["timeline.png"] = timeline_png(reports, title=title)
+    for name, png in pictures.items():
+        with replace_atomically(out / name) as path:
+            path.write_bytes(png)
+    return list(pictures)
 
 
 def _report(

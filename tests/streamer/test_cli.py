@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +28,7 @@ from streamer.config import Settings
 from streamer.demo import DemoSet
 from streamer.engines import check_geometry
 from streamer.transports import open_transport
-from tests.integration.processes import ROOT, inside, run
+from tests.integration.processes import ROOT, inside, lines_until, run, started
 from tests.streamer.fake_engine import FakeEngine
 
 N = 260
@@ -84,12 +85,8 @@ def test_run_begins_anew_and_gives_the_same_bits(star: Path, tmp_path: Path, sum
     out = tmp_path / "out"
     assert inside("run", str(star), f"--out={out}").returncode == 0
     first = (out / "class_001.mrc").read_bytes()
-    left_over = [out / "series.zip", out / "particles_unused.star"]
-    for path in left_over:
-        path.touch()
     assert inside("run", str(star), f"--out={out}").returncode == 0
     assert (out / "class_001.mrc").read_bytes() == first
-    assert not any(path.exists() for path in left_over)
 
 
 def test_a_run_does_not_write_over_its_own_particles(
@@ -499,12 +496,72 @@ def test_a_run_says_that_it_replaces_an_earlier_one_and_leaves_other_files(
     (out / "class_notes.txt").write_text("mine")
     first = inside("run", str(star), f"--out={out}")
     assert "are removed" not in first.stdout + first.stderr
-    (out / "class_004.mrc").write_bytes(b"of an earlier run")
+    (out / "class_007.mrc").write_bytes(b"mine")
+    more = inside("run", str(star), f"--out={out}", "--classes=2", "--particles=200")
+    assert "the results of an earlier run in" in more.stderr
+    assert {"class_002.mrc", "particles_unused.star"} <= {file.name for file in out.iterdir()}
     again = inside("run", str(star), f"--out={out}")
-    assert "the results of an earlier run in" in again.stdout + again.stderr
-    assert not (out / "class_004.mrc").exists()
-    assert (out / "class_001.mrc").exists()
-    assert (out / "class_notes.txt").read_text() == "mine"
+    assert again.returncode == 0, again.stderr
+    left = {file.name for file in out.iterdir() if file.is_file()}
+    listed = json.loads((out / "report.json").read_text())["files"]
+    assert left == {*listed, "class_007.mrc", "class_notes.txt"}
+    assert not {"class_002.mrc", "particles_unused.star"} & left
+    assert (out / "class_007.mrc").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["class_002_half1.mrc", "particles_unused.star", "report.json"])
+def test_a_run_refuses_to_write_over_a_file_that_no_run_wrote(
+    star: Path, tmp_path: Path, sums: None, name: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    done = inside("run", str(star), f"--out={out}")
+    assert done.returncode == 2
+    assert str(out / name) in one_line(done.stderr)
+    assert "--out" in done.stderr
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [(name, "mine")]
+
+
+def test_a_run_takes_the_place_of_one_that_was_killed_but_not_of_a_session(
+    star: Path, tmp_path: Path, sums: None
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("run", str(star), f"--out={out}")
+    assert inside(*arguments).returncode == 0
+    (out / "report.json").unlink()  # as when it was killed while it wrote its results
+    again = inside(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "the results of an earlier run in" in again.stderr
+    shutil.rmtree(out)
+    bus = f"--bus=sqlite:///{tmp_path}/bus.db"
+    assert inside("microscope", str(star), bus).returncode == 0
+    stops = ("serve", bus, f"--out={out}", "--metrics-port=0")
+    with started(*stops) as process:
+        lines_until(process, "step ")
+        process.terminate()
+        process.wait(30)
+    before = sorted(out.rglob("*"))
+    refused = inside(*arguments)
+    assert refused.returncode == 2
+    assert "perhaps of a session of serve" in one_line(refused.stderr)
+    assert sorted(out.rglob("*")) == before
+
+
+def test_results_of_an_earlier_version_are_not_guessed_at(
+    star: Path, tmp_path: Path, sums: None
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("run", str(star), f"--out={out}")
+    assert inside(*arguments).returncode == 0
+    report = json.loads((out / "report.json").read_text())
+    del report["files"]
+    (out / "report.json").write_text(json.dumps(report))
+    before = sorted(out.rglob("*"))
+    refused = inside(*arguments)
+    assert refused.returncode == 2
+    assert "does not list the files" in one_line(refused.stderr)
+    assert sorted(out.rglob("*")) == before
 
 
 def test_a_file_in_place_of_the_output_folder_is_called_one(
