@@ -24,8 +24,15 @@ from reconstruct.io.cs_write import write_cs
 from reconstruct.io.star_write import write_star
 from reconstruct.io.table import ParticleTable, table_from_arrays
 from reconstruct.quality import RESOLUTION_KIND
-from reconstruct.types import Optics, Snapshot, StepReport
+from reconstruct.types import Optics, Phase, Snapshot, StepReport
 from schemas.particles import particle_ids
+from streamer.caption import (
+    Caption,
+    caption_of,
+    few_words,
+    no_resolution_words,
+    symmetry_words,
+)
 from streamer.config import Settings
 from streamer.findings import with_all_views
 from streamer.observe import Observer
@@ -74,6 +81,7 @@ def write_results(
     *,
     usage: Usage,
     reports: Sequence[StepReport] = (),
+    stopped: str = "",
     table: ParticleTable | None = None,
     n_input: int | None = None,
     device: Mapping[str, str] | None = None,
@@ -84,6 +92,8 @@ def write_results(
     ----------
     reports
         Steps for the timeline picture.
+    stopped
+        That it was stopped early, in words, if it was.
     table
         The particles as they came, so that every incoming column is kept; by default what the
         session knows about them.
@@ -95,6 +105,8 @@ def write_results(
     out = settings.out
     classes: list[dict[str, Any]] = []
     files = ["report.json"]
+    phase: Phase = state.phase
+    symmetry = symmetry_words(settings.engine.symmetry, state.imposed_group, state.verdicts)
     used = 0
     if state.engine is not None and state.step:
         snapshot, _ = with_all_views(
@@ -104,10 +116,19 @@ def write_results(
         files += [file for one in classes for file in (one["file"], *one["half_maps"])]
         used, written = _write_particles(out, state, table, n_classes=len(snapshot.classes))
         files += written
+        caption = caption_of(snapshot, title=settings.session, symmetry=symmetry, stopped=stopped)
+        phase = caption.phase or phase
         if settings.snapshots.pictures:
-            files += _write_pictures(out, snapshot, reports, title=settings.session)
+            files += _write_pictures(out, snapshot, reports, caption)
     report = _report(settings, state, classes, usage=usage, used=used, n_input=n_input)
-    report |= {"device": dict(device or {}), "files": sorted(files)}
+    report |= {
+        "outcome": "stopped_early" if stopped else "ended",
+        "message": stopped,
+        "phase": phase,
+        "device": dict(device or {}),
+        "files": sorted(files),
+    }
+    report["symmetry"]["message"] = symmetry
     with replace_atomically(out / "report.json") as path:
         path.write_text(json.dumps(report, indent=1) + "\n")
     return out / "report.json"
@@ -127,6 +148,8 @@ def _write_maps(out: Path, snapshot: Snapshot, session_id: str) -> list[dict[str
                 "resolution_angstrom": item.resolution_angstrom
                 and round(float(item.resolution_angstrom), 3),
                 "resolution_kind": RESOLUTION_KIND,
+                "no_resolution": no_resolution_words(item, over=True) or None,
+                "warning": few_words(item.particles) or None,
                 "phase": item.phase,
             }
         )
@@ -184,15 +207,15 @@ def _table_of(state: SessionState) -> ParticleTable:
 
 
 def _write_pictures(
-    out: Path, snapshot: Snapshot, reports: Sequence[StepReport], *, title: str
+    out: Path, snapshot: Snapshot, reports: Sequence[StepReport], caption: Caption
 ) -> list[str]:
     """Write the pictures; give the names of their files."""
     from streamer.pictures import snapshot_png  # matplotlib: only when pictures are wanted
     from streamer.timeline import timeline_png
 
-    pictures = {"picture.png": snapshot_png(snapshot, title=title)}
+    pictures = {"picture.png": snapshot_png(snapshot, caption)}
     if reports:
-        pictures["timeline.png"] = timeline_png(reports, title=title)
+        pictures["timeline.png"] = timeline_png(reports, caption)
     for name, png in pictures.items():
         with replace_atomically(out / name) as path:
             path.write_bytes(png)

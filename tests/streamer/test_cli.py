@@ -6,6 +6,7 @@ import importlib
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,29 @@ def test_plain_lines_of_a_run_are_few(star: Path, tmp_path: Path, sums: None) ->
     assert done.stdout.count("\nsnapshot id=") == 1
     assert done.stdout.startswith("step step=1 phase=initial particles=10 ")
     assert done.stdout.count("step step=") < 5  # of 28, in far less than five seconds each
+
+
+def test_a_run_that_is_stopped_says_so_everywhere_and_how_to_go_on(
+    star: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("run", str(star), f"--out={out}", "--set=engine.minibatch_initial=10")
+    with started(*arguments, FAKE_STEP_S="0.2") as process:
+        lines_until(process, "step ")
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    report = json.loads((out / "report.json").read_text())
+    learned = report["particles"]["trained"]
+    words = f"stopped early: {learned} of {N} particles learned from"
+    assert 0 < learned < N
+    assert (report["outcome"], report["message"]) == ("stopped_early", words)
+    assert words in said
+    assert "the same command begins anew" in said
+    assert report["phase"] == "initial"
+    assert {one["warning"] for one in report["classes"]} == {
+        f"{learned} particles: too few to trust"
+    }
 
 
 def test_a_missing_file_is_one_line_and_leaves_no_folder(tmp_path: Path) -> None:
