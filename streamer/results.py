@@ -232,6 +232,7 @@ def _report(
     n_input: int | None,
 ) -> dict[str, Any]:
     books = state.balance()
+    left_out = books.left_out(settings.engine.particles_to_use)
     return {
         "session": settings.session,
         "symmetry": {"wanted": settings.engine.symmetry, "imposed": state.imposed_group},
@@ -242,7 +243,8 @@ def _report(
             "trained": books.trained,
             "quarantined": dict(sorted(state.ledger.quarantined.items())),
             "duplicate": books.duplicate,
-            "in_flight": books.in_flight,
+            "in_flight": books.in_flight - left_out,
+            "left_out": left_out,  # received = trained + quarantined + duplicate + these two
             "used": used,
         },
         "verdicts": [state.verdicts[key] for key in sorted(state.verdicts)],

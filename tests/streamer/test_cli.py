@@ -510,6 +510,8 @@ def test_a_run_of_some_particles_says_so_at_its_end(star: Path, tmp_path: Path, 
                  "--set=engine.minibatch_initial=50")  # fmt: skip
     assert "(--particles)" not in inside(*arguments).stdout
     assert f"; 50 of {N} used (--particles)" in inside(*arguments, "--particles=50").stdout
+    books = json.loads((tmp_path / "o" / "report.json").read_text())["particles"]
+    assert (books["trained"], books["left_out"], books["in_flight"]) == (50, N - 50, 0)
 
 
 def test_a_run_says_that_it_replaces_an_earlier_one_and_leaves_other_files(
