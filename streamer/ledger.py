@@ -1,4 +1,4 @@
-"""The books of a session: each particle is trained, quarantined, a duplicate, left out or in flight.
+"""The books of a session: a particle is trained, quarantined, a duplicate, left out or in flight.
 
 The ledger counts what came in; the engine counts what it stored and trained; `balance` compares the
 two independent counts and refuses to go on when a particle is unaccounted for.

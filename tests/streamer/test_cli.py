@@ -115,9 +115,10 @@ def test_plain_lines_of_a_service_are_one_per_step(star: Path, tmp_path: Path, s
 
 def test_plain_lines_of_a_run_are_few(star: Path, tmp_path: Path, sums: None) -> None:
     done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--set=engine.minibatch_initial=10")
-    assert done.stdout.count("\nsnapshot id=") == 1
-    assert done.stdout.startswith("step step=1 phase=initial particles=10 ")
-    assert done.stdout.count("step step=") < 5  # of 28, in far less than five seconds each
+    assert done.stdout.count(f" s  maps of {N} particles written") == 1
+    assert re.match(rf"\d+ s  10 of {N} particles, initial phase, ", done.stdout)
+    assert re.search(r"^\d+ s  event: The first update\.$", done.stdout, re.MULTILINE)
+    assert done.stdout.count(" particles, initial phase") < 5  # of 28, far less than 5 s each
 
 
 def test_a_run_that_is_stopped_says_so_everywhere_and_how_to_go_on(
@@ -126,7 +127,7 @@ def test_a_run_that_is_stopped_says_so_everywhere_and_how_to_go_on(
     out = tmp_path / "out"
     arguments = ("run", str(star), f"--out={out}", "--set=engine.minibatch_initial=10")
     with started(*arguments, FAKE_STEP_S="0.2") as process:
-        lines_until(process, "step ")
+        lines_until(process, "0 s  ")
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[0]
     assert process.returncode == 0, said
