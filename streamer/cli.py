@@ -207,6 +207,12 @@ def run(
     seed: Seed = None,
     device: Device = None,
     preset: Preset = None,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session", metavar="NAME", help=help_with("Name in pictures and maps.", "the file's")
+        ),
+    ] = None,
     data_root: DataRoot = None,
     neglect_aberrations: NeglectAberrations = False,
     passes: Annotated[
@@ -259,12 +265,12 @@ def run(
     from streamer.attach import Following
     from streamer.ending import RUN_AGAIN, tell_end
     from streamer.host import note_to
-    from streamer.run import run_file
+    from streamer.run import run_file, session_of
 
     settings = settings_from(
         config,
         assign,
-        session="run",
+        session=session or session_of(particles),
         out=out,
         engine__n_classes=classes,
         engine__symmetry=symmetry,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -40,10 +41,16 @@ from streamer.results import Usage
 from streamer.service import Finished, ensure_topics, open_bus, writable_folder
 from streamer.state import EngineFactory
 
-__all__ = ["check_kind", "read_particles", "run_file", "wait_or_stop"]
+__all__ = ["check_kind", "read_particles", "run_file", "session_of", "wait_or_stop"]
 
 _JOIN_S = 10.0
 _numbers = itertools.count()
+
+
+def session_of(path: Path) -> str:
+    """Name the session of a file after it, as far as a session's name may be so."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")[:100]
+    return name or "run"
 
 
 def check_kind(path: Path) -> None:

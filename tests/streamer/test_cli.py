@@ -184,13 +184,15 @@ def test_an_unknown_kind_of_file_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_line(
-    star: Path, tmp_path: Path, sums: None
+    star: Path, tmp_path: Path, sums: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(streamer.run, "check_geometry", lambda *_: "a note")
     (tmp_path / "file").write_text("")
     done = inside("run", str(star), f"--out={tmp_path / 'file' / 'o'}")
     assert done.returncode == 2
     assert "cannot write into" in one_line(done.stderr)
     assert "--out" in done.stderr
+    assert "a note" not in done.stderr  # what concerns the run is said once it begins
 
 
 def test_an_unreachable_broker_is_one_line(tmp_path: Path) -> None:
@@ -204,7 +206,7 @@ def test_an_unreachable_broker_is_one_line(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_one_line(star: Path, tmp_path: Path) -> None:
     done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--classes=0")
     assert done.returncode == 2
-    assert "n_classes must be above 0" in one_line(done.stderr)
+    assert "--classes (setting engine.n_classes) must be above 0" in one_line(done.stderr)
     done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--set=nonsense")
     assert "--set name=value" in one_line(done.stderr)
     done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--set=engine.noise_sourc=1")
@@ -238,7 +240,7 @@ def test_doctor_says_what_is_wrong_and_changes_nothing(tmp_path: Path) -> None:
     arguments = ("doctor", f"--bus={bus}", f"--out={tmp_path / 'o'}")
     done = inside(*arguments)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("is not there yet: serve makes it") == 3
+    assert done.stdout.count("is not there yet: it will be made") == 3
     assert list(tmp_path.iterdir()) == []
     open_transport(bus).close()
     (tmp_path / "o").mkdir()
@@ -259,17 +261,19 @@ def test_doctor_looks_at_no_folder_that_was_not_named(
     star: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sums: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert inside("run", str(star)).returncode == 0  # leaves ./out, of a session named run
+    assert inside("run", str(star)).returncode == 0  # leaves ./out, of a session named as the file
     done = inside("doctor")
     assert done.returncode == 0, done.stdout
-    assert "output: no folder named, serve would take out" in done.stdout
+    assert "output: give --out DIR to have a folder checked" in done.stdout
+    assert "bus: run and demo need none" in done.stdout
+    assert "serve would" not in done.stdout
     assert "checkpoint" not in done.stdout
-    done = inside("doctor", "--out=out", "--session=run")
+    done = inside("doctor", "--out=out", "--session=particles")
     assert done.returncode == 0, done.stdout
-    assert f"checkpoint: session run, step 8, {N} particles trained" in done.stdout
+    assert f"checkpoint: session particles, step 8, {N} particles trained" in done.stdout
     done = inside("doctor", "--out=out")
     assert done.returncode == 1
-    assert "out/state holds session run, not default: give --session run" in done.stdout
+    assert "out/state holds session particles, not default: give --session particles" in done.stdout
 
 
 def test_doctor_tells_how_to_add_a_gpu_where_it_runs_from_a_clone(
@@ -332,7 +336,7 @@ def test_the_defaults_that_help_tells_are_those_of_the_settings() -> None:
         "--prefix": settings.topics_prefix,
         "--classes": engine.n_classes,
         "--symmetry": engine.symmetry,
-        "--max-resolution": f"{engine.finest_angstrom:g}",
+        "--max-resolution": f"{engine.finest_angstrom:g}, or 9.6 with T, O or I",
         "--pose-search": engine.pose_search,
         "--device": settings.device,
     }
@@ -342,6 +346,7 @@ def test_the_defaults_that_help_tells_are_those_of_the_settings() -> None:
         more |= {"--out": settings.out} if name in ("run", "serve") else {}
         more |= {"--particles": DemoSet().particles} if name == "demo" else {}
         more |= {"--metrics-port": settings.metrics.port} if name in ("serve", "doctor") else {}
+        more |= {"--session": "the file's"} if name == "run" else {}
         for parameter in command.params:
             for flag in {*parameter.opts} & {*expected, *more}:
                 (default,) = re.findall(r"\[default: (.*?)\]", parameter.help)
@@ -382,9 +387,9 @@ def test_a_real_session_of_files_gives_every_particle(
         (("--symmetry=D100",), "symmetry must be C1 to C99"),
         (("--symmetry=Auto5",), "or auto, which finds the group out"),
         (("--symmetry=I1",), "Give --symmetry I"),
-        (("--classes=0",), "n_classes must be above 0"),
+        (("--classes=0",), "--classes (setting engine.n_classes) must be above 0"),
         (("--seed=-1",), "seed must be 0 or more"),
-        (("--set=engine.particles_to_use=0",), "particles_to_use must be above 0"),
+        (("--set=engine.particles_to_use=0",), "engine.particles_to_use) must be above 0"),
         (("--max-resolution=100",), "ask for at most"),
         (("--pose-search=guess",), "'exhaustive' or 'branch_and_bound'"),
         (("--device=tpu",), "setting device"),
@@ -589,6 +594,16 @@ def test_results_of_an_earlier_version_are_not_guessed_at(
     assert refused.returncode == 2
     assert "does not list the files" in one_line(refused.stderr)
     assert sorted(out.rglob("*")) == before
+
+
+def test_a_run_is_named_after_its_file_or_as_asked(star: Path, tmp_path: Path, sums: None) -> None:
+    out = tmp_path / "out"
+    for more, expected in (((), "particles"), (("--session=grid4",), "grid4")):
+        done = inside("run", str(star), f"--out={out}", *more)
+        assert f"session {expected} ended" in done.stdout
+        assert json.loads((out / "report.json").read_text())["session"] == expected
+    assert streamer.run.session_of(Path("/data/job 12/_my set (2).star")) == "my-set-2-"
+    assert streamer.run.session_of(Path("°.star")) == "run"
 
 
 def test_a_file_in_place_of_the_output_folder_is_called_one(
