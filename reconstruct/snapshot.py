@@ -58,6 +58,8 @@ def resolutions_told(
     """
     if racing:
         return (Told(None, "racing"),) * learner.n_classes
+    if learner.presented <= learner.split_at:  # the half-sets learned from one reference so far
+        return (Told(None, "sharing"),) * learner.n_classes
     if not tells_signal(learner.evidence, particles):
         few: WhyNone = "few_particles" if particles < LEAST_PARTICLES else "noise"
         return (Told(None, few),) * learner.n_classes

@@ -53,7 +53,7 @@ OptimizerName = Literal["em", "sgd"]
 StorePrecision = Literal["float32", "float16"]
 Phase = Literal["waiting", "initial", "intermediate", "final"]
 WhyNone = Literal[
-    "racing", "few_particles", "noise", "starts_disagree", "in_doubt", "halves_disagree"
+    "racing", "sharing", "few_particles", "noise", "starts_disagree", "in_doubt", "halves_disagree"
 ]
 PoseSearch = Literal["exhaustive", "branch_and_bound"]
 SearchKind = Literal["exhaustive", "branch_and_bound", "local", "audit"]

@@ -25,8 +25,10 @@ __all__ = [
     "symmetry_words",
 ]
 
+_HARDLY = "though its axes hardly fit"
 _WHY: Mapping[WhyNone | None, str] = {
     "racing": "no map chosen yet",
+    "sharing": "halves just parted",
     "few_particles": "too few particles",
     "noise": "no better than noise",
     "starts_disagree": "two starts disagree",
@@ -46,6 +48,11 @@ class Caption:
     over: bool = False  # no more particles come
     phase: Phase | None = None  # where the session stands, if not as its steps say
     no_resolution: str = "not yet"  # what is said where no class has a resolution
+
+    @property
+    def warns(self) -> bool:
+        """Whether there is something that a person must not overlook."""
+        return bool(self.stopped) or self.symmetry.endswith(_HARDLY)
 
 
 def caption_of(
@@ -88,7 +95,7 @@ def symmetry_words(wanted: str, imposed: str, told: Mapping[str, Mapping[str, An
         return f"symmetry {wanted} not imposed" if asked else ""
     words = f"symmetry {imposed} imposed"
     fits = told.get("symmetry/0", {}).get("values", {}).get("fits", 1.0)
-    return words if fits else f"{words}, though its axes hardly fit"
+    return words if fits else f"{words}, {_HARDLY}"
 
 
 def no_resolution_words(item: ClassSnapshot, *, over: bool) -> str:

@@ -11,8 +11,8 @@ from streamer.service import Finished
 __all__ = ["RUN_AGAIN", "SERVE_AGAIN", "tell_end"]
 
 RUN_AGAIN = (
-    "to go on is not possible: the same command begins anew and takes the place of these results "
-    "(a session of serve goes on where it stopped)"
+    "a run cannot be gone on with: the same command begins anew, in place of these results; a "
+    "session of serve goes on where it stopped"
 )
 SERVE_AGAIN = "the same command goes on where it stopped"
 

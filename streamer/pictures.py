@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from reconstruct.types import ClassSnapshot, FloatArray, Snapshot
 from streamer.caption import Caption, few_words, no_resolution_words, phase_told
 from streamer.drawing import (
@@ -121,7 +123,7 @@ def _draw_header(page: Page, snapshot: Snapshot, caption: Caption) -> None:
     facts = [caption.stopped, f"step {snapshot.step:,}", f"{phase} phase", caption.symmetry]
     if snapshot.particles_presented > snapshot.particles_seen:
         facts.append(f"{snapshot.particles_presented:,} presentations")
-    colour = WARNING if caption.stopped else MUTED
+    colour = WARNING if caption.warns else MUTED
     page.text(_MARGIN, 80, "  ·  ".join(filter(None, facts)), size=11, colour=colour)
     right = page.width - _MARGIN
     if single:
@@ -244,11 +246,14 @@ def _draw_label(
     centre = row + layout.tile / 2
     page.text(left, centre - 22, f"Class {index + 1}", size=12.5, colour=colour, bold=True)
     resolution = item.resolution_angstrom
-    words = resolution_words(resolution, none="no resolution" if over else "not yet")
+    resting = not np.any(item.volume)  # such a class has no map
+    none = "at rest" if resting else "none" if over else "not yet"
+    words = resolution_words(resolution, none=none)
     page.text(left, centre + 2, words, size=13, colour=MUTED if resolution is None else INK)
-    few = "too few to trust" if few_words(item.particles) else ""
+    few = "too few to trust" if few_words(item.particles) and not resting else ""
+    why = "no map" if resting else no_resolution_words(item, over=over)
     lines = [
-        (few or no_resolution_words(item, over=over), WARNING if few else MUTED),
+        (few or why, WARNING if few else MUTED),
         (f"{item.particles:,} particles", MUTED),
         (f"occupancy {100 * item.occupancy:.0f} %", MUTED),
     ]

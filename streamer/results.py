@@ -149,7 +149,7 @@ def _write_maps(out: Path, snapshot: Snapshot, session_id: str) -> list[dict[str
                 and round(float(item.resolution_angstrom), 3),
                 "resolution_kind": RESOLUTION_KIND,
                 "no_resolution": no_resolution_words(item, over=True) or None,
-                "warning": few_words(item.particles) or None,
+                "warning": (few_words(item.particles) if np.any(item.volume) else "no map") or None,
                 "phase": item.phase,
             }
         )

@@ -113,7 +113,7 @@ def _draw_header(page: Page, last: StepReport, caption: Caption) -> None:
     known = [value for value in last.resolution_angstrom if value is not None]
     best = resolution_words(min(known, default=None), none=caption.no_resolution)
     facts.append(f"best resolution {best}")
-    colour = WARNING if caption.stopped else MUTED
+    colour = WARNING if caption.warns else MUTED
     page.text(_LEFT, 80, "  ·  ".join(filter(None, facts)), size=11, colour=colour)
     page.text(_WIDTH - 40, 50, caption.title or " ", size=13, across="right")
     page.line([_LEFT, _WIDTH - 40], [98, 98], colour=GRID, width=1.2)

@@ -349,6 +349,11 @@ def test_a_map_of_few_particles_is_not_to_be_trusted(written: list[str]) -> None
     assert "950 particles" in written
     snapshot_png(replace(a_snapshot(2), classes=(few, a_class(few.volume))))
     assert written.count("too few to trust") == 1
+    resting = replace(few, volume=np.zeros_like(few.volume))
+    written.clear()
+    snapshot_png(replace(a_snapshot(2), classes=(resting, a_class(few.volume))))
+    assert {"at rest", "no map"} <= set(written)
+    assert "too few to trust" not in written
 
 
 def test_a_resolution_that_is_not_there_is_explained_once_no_more_comes(
