@@ -121,14 +121,16 @@ def write_results(
         if settings.snapshots.pictures:
             files += _write_pictures(out, snapshot, reports, caption)
     report = _report(settings, state, classes, usage=usage, used=used, n_input=n_input)
-    report |= {
+    report["symmetry"]["message"] = symmetry
+    report = {
+        "session": settings.session,
         "outcome": "stopped_early" if stopped else "ended",
         "message": stopped,
         "phase": phase,
+        **report,
         "device": dict(device or {}),
         "files": sorted(files),
     }
-    report["symmetry"]["message"] = symmetry
     with replace_atomically(out / "report.json") as path:
         path.write_text(json.dumps(report, indent=1) + "\n")
     return out / "report.json"
@@ -234,7 +236,6 @@ def _report(
     books = state.balance()
     left_out = books.left_out(settings.engine.particles_to_use)
     return {
-        "session": settings.session,
         "symmetry": {"wanted": settings.engine.symmetry, "imposed": state.imposed_group},
         "classes": classes,
         "particles": {
