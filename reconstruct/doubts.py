@@ -22,7 +22,7 @@ from reconstruct.challenge import (
 from reconstruct.class_actions import Session, forgotten, replace_map, score, share_out
 from reconstruct.coverage import orientation_coverage
 from reconstruct.snapshot import view_histogram
-from reconstruct.types import EngineEvent
+from reconstruct.types import EngineEvent, WhyNone
 
 __all__ = ["Doubts"]
 
@@ -57,6 +57,14 @@ class Doubts:
         return tuple(
             k not in self.stood and (k in self.uneven or k in found_wrong or not known)
             for k in range(n_classes)
+        )
+
+    def words(self, n_classes: int) -> tuple[WhyNone | None, ...]:
+        """Give what speaks against each class's map, if anything does."""
+        disagree = self.unsettled and not self.guided
+        return tuple(
+            ("starts_disagree" if disagree and k == 0 else "in_doubt") if doubted else None
+            for k, doubted in enumerate(self.which(n_classes))
         )
 
     def begin(self, *classes: int) -> None:

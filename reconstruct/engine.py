@@ -47,7 +47,7 @@ from reconstruct.search import WeightedBatch
 from reconstruct.search_ahead import SearchAhead
 from reconstruct.separation import class_overlaps
 from reconstruct.shell_sums import ShellSums, mean_transfer
-from reconstruct.snapshot import LEAST_PARTICLES, class_snapshots, honest_resolution, tells_signal
+from reconstruct.snapshot import Told, class_snapshots, resolutions_told
 from reconstruct.store import ParticleStore, ctf_parameters
 from reconstruct.symmetry_course import SymmetryCourse
 from reconstruct.types import (
@@ -390,25 +390,20 @@ class Engine(Races):
         leader = self._leader
         return {
             "radius_shells": (leader.radius,) * leader.n_classes,
-            "resolution_angstrom": self._resolutions(),
+            "resolution_angstrom": tuple(one.resolution_angstrom for one in self._told()),
             "symmetry": leader.group,
             "class_phases": self._class_phases,
             "occupancy": tuple(float(share) for share in leader.class_share),
         }
 
-    def _resolutions(self) -> tuple[float | None, ...]:
+    def _told(self) -> tuple[Told, ...]:
         leader = self._leader
-        if self._course.racing or not tells_signal(leader.evidence, self._course.trained):
-            return (None,) * leader.n_classes
-        held = leader.class_share * self._course.trained  # a class is told by its own particles
-        doubted = self._life.doubts.which(leader.n_classes)
-        if leader.group != "C1":
-            doubted = (False,) * leader.n_classes  # ``imposed_symmetry`` says what that is worth
-        return tuple(
-            None
-            if own < LEAST_PARTICLES or doubt
-            else honest_resolution(fsc, self.geometry.box_angstrom)
-            for own, doubt, fsc in zip(held, doubted, leader.fsc, strict=True)
+        return resolutions_told(
+            leader,
+            particles=self._course.trained,
+            racing=self._course.racing,
+            doubts=self._life.doubts.words(leader.n_classes),
+            box_angstrom=self.geometry.box_angstrom,
         )
 
     @property
@@ -420,7 +415,7 @@ class Engine(Races):
         """Every class's map and what is known about it now."""
         leader, trained, work = self._leader, self._course.trained, (self._weighted, self._workers)
         with _BLAS.limit(limits=1, user_api="blas"):
-            classes = class_snapshots(leader, self._store, self._resolutions())
+            classes = class_snapshots(leader, self._store, self._told())
             overlap = class_overlaps(leader, self._store, *work, trained=trained)
         snapshot = Snapshot(
             step=self._step,

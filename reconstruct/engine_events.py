@@ -145,5 +145,5 @@ def symmetry_event(group: str, score: float, *, believed: bool) -> EngineEvent:
     return EngineEvent(
         kind="symmetry",
         message=f"{group} imposed: its axes {words} (worst operator {score:.2f})",
-        values={"score": score},
+        values={"score": score, "fits": float(believed)},
     )

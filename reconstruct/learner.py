@@ -89,6 +89,7 @@ class Learner:
     prior: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) class shares at that time
     group: str = "C1"  # symmetry that maps are averaged over
     split: bool = False  # whether the half-sets have references of their own
+    split_at: float = -1.0  # presented when they got them
     coarse_radius: int = 0  # shells of a wide coarse pass; 0: the usual one
     aside: bool = False  # whether it waits while starts with a group are raced
     positivity: Positivity = field(default_factory=Positivity)
@@ -154,6 +155,7 @@ class Learner:
         What both halves learned beyond ``radius`` from one shared reference is forgotten, so that
         they find it again independently.
         """
+        self.split_at = self.split_at if self.split else self.presented
         self.split = True
         self.growth = ShellGrowth(min(radius, self.max_radius), self.presented)
         reach = self.grid.reach(self.insert_radius)

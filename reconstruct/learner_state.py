@@ -22,7 +22,7 @@ __all__ = ["dump_learner", "new_learner", "restore_learner"]
 
 _PLAIN = (
     *("presented", "updates", "stale", "drawn", "evidence", "split", "group", "temperature"),
-    *("coarse_radius", "aside"),
+    *("coarse_radius", "aside", "split_at"),
 )
 _ARRAYS = ("class_share", "prior", "mass", "mask_radius")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -10,22 +11,69 @@ import numpy.typing as npt
 from reconstruct.learner import Learner
 from reconstruct.quality import RESOLUTION_FSC, resolution_at
 from reconstruct.store import ParticleStore
-from reconstruct.types import ClassSnapshot
+from reconstruct.types import ClassSnapshot, WhyNone
 from reconstruct.update import box_volume
 
 __all__ = [
     "LEAST_PARTICLES",
+    "Told",
     "class_snapshot",
     "class_snapshots",
     "class_volume",
     "direction_histogram",
     "honest_resolution",
+    "resolutions_told",
     "tells_signal",
     "view_histogram",
 ]
 
 LEAST_PARTICLES = 300  # of a session, and of a class, for a resolution to be told
 VIEW_BINS = (18, 36)  # tilt 0..pi, rot -pi..pi
+
+
+class Told(NamedTuple):
+    """A resolution, or why there is none to tell."""
+
+    resolution_angstrom: float | None
+    why_none: WhyNone | None = None
+
+
+def resolutions_told(
+    learner: Learner,
+    *,
+    particles: int,
+    racing: bool,
+    doubts: Sequence[WhyNone | None],
+    box_angstrom: float,
+) -> tuple[Told, ...]:
+    """What may be said of each class.
+
+    Parameters
+    ----------
+    particles
+        Of the session so far.
+    doubts
+        Per class what speaks against its map; under a group, ``imposed_symmetry`` says what a
+        resolution is worth.
+    """
+    if racing:
+        return (Told(None, "racing"),) * learner.n_classes
+    if learner.presented <= learner.split_at:  # the half-sets learned from one reference so far
+        return (Told(None, "sharing"),) * learner.n_classes
+    if not tells_signal(learner.evidence, particles):
+        few: WhyNone = "few_particles" if particles < LEAST_PARTICLES else "noise"
+        return (Told(None, few),) * learner.n_classes
+    held = learner.class_share * particles  # a class is told by its own particles
+    told = []
+    for own, doubt, fsc in zip(held, doubts, learner.fsc, strict=True):
+        if own < LEAST_PARTICLES:
+            told.append(Told(None, "few_particles"))
+        elif doubt is not None and learner.group == "C1":
+            told.append(Told(None, doubt))
+        else:
+            found = honest_resolution(fsc, box_angstrom)
+            told.append(Told(found, "halves_disagree" if found is None else None))
+    return tuple(told)
 
 
 def honest_resolution(
@@ -78,7 +126,7 @@ def class_snapshot(
     k: int,
     *,
     fsc: npt.NDArray[np.float64],
-    resolution_angstrom: float | None,
+    told: Told,
     rotations: npt.NDArray[np.floating],
 ) -> ClassSnapshot:
     """Map, half maps and numbers of class ``k``; ``rotations`` (m, 3, 3) of its particles."""
@@ -94,7 +142,7 @@ def class_snapshot(
         half1=volume((0,), windowed=False),
         half2=volume((1,), windowed=False),
         fsc=fsc,
-        resolution_angstrom=resolution_angstrom,
+        **told._asdict(),
         particles=len(rotations),
         occupancy=float(learner.class_share[k]),
         effective_particles=min(float(learner.mass[k]), float(len(rotations))),
@@ -104,7 +152,7 @@ def class_snapshot(
 
 
 def class_snapshots(
-    learner: Learner, store: ParticleStore, resolutions_angstrom: Sequence[float | None]
+    learner: Learner, store: ParticleStore, told: Sequence[Told]
 ) -> tuple[ClassSnapshot, ...]:
     """Every class, with the views of the stored particles whose best class it is."""
     class_index = np.asarray(store["class_index"], np.int32)
@@ -114,10 +162,8 @@ def class_snapshots(
             learner,
             k,
             fsc=fsc,
-            resolution_angstrom=resolution,
+            told=one,
             rotations=rotations[class_index == k].reshape(-1, 3, 3),
         )
-        for k, (fsc, resolution) in enumerate(
-            zip(learner.compare_halves(), resolutions_angstrom, strict=True)
-        )
+        for k, (fsc, one) in enumerate(zip(learner.compare_halves(), told, strict=True))
     )

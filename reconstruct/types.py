@@ -40,6 +40,7 @@ __all__ = [
     "Snapshot",
     "StepReport",
     "StorePrecision",
+    "WhyNone",
 ]
 
 FloatArray = npt.NDArray[np.floating]
@@ -51,6 +52,9 @@ Nonnegativity = Literal["auto", "on", "off"]
 OptimizerName = Literal["em", "sgd"]
 StorePrecision = Literal["float32", "float16"]
 Phase = Literal["waiting", "initial", "intermediate", "final"]
+WhyNone = Literal[
+    "racing", "sharing", "few_particles", "noise", "starts_disagree", "in_doubt", "halves_disagree"
+]
 PoseSearch = Literal["exhaustive", "branch_and_bound"]
 SearchKind = Literal["exhaustive", "branch_and_bound", "local", "audit"]
 
@@ -280,6 +284,7 @@ class ClassSnapshot:
     occupancy: float  # share of the posterior mass
     effective_particles: float  # particles' worth of information inside the memory window
     view_histogram: FloatArray  # (18, 36) counts over tilt (0..pi) x rot (-pi..pi)
+    why_none: WhyNone | None = None  # why there is no resolution, where there is none
     phase: Phase = "waiting"
     overlap: tuple[float, ...] = ()  # (K,) share of its particles that class j explains better
 

@@ -46,7 +46,7 @@ class SessionStatus(WireModel):
     particles_duplicate: Count
     """Particles that had been there before."""
     particles_in_flight: Count
-    """Particles accepted and not trained yet."""
+    """Particles accepted and not trained, those that the settings leave out included."""
     records_dead_lettered: Count = 0
     """Records refused whole."""
     last_snapshot_id: Identifier | None = None

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from streamer.config import Settings
-    from streamer.service import Finished
 
 __all__ = ["app", "main", "settings_from"]
 
@@ -124,34 +123,6 @@ def consoles() -> tuple[Console, Console]:
     return Console(), Console(stderr=True)
 
 
-def _tell_end(console: Console, settings: Settings, finished: Finished) -> None:
-    books = finished.state.balance()
-    limit = settings.engine.particles_to_use
-    cut = limit is not None and books.trained == limit < books.received
-    limited = f"; {limit} of {books.received} used (--particles)" if cut else ""
-    words = "ended" if finished.outcome == "ended" else "stopped before its end"
-    console.print(
-        f"session {settings.session} {words}: {books.trained} particles trained of "
-        f"{books.received} received, {books.quarantined} quarantined, {books.duplicate} duplicate"
-        f"{limited}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
-    )
-    if (settings.out / "report.json").exists():
-        for name, what in (
-            ("class_001.mrc", "maps and half-maps, one set per class"),
-            ("particles.star", "poses and classes"),
-            ("picture.png", "the last maps in one picture"),
-            ("timeline.png", "how the session went"),
-            ("series", "every snapshot on the way"),
-            ("report.json", "numbers, settings, versions"),
-        ):
-            if (settings.out / name).exists():
-                path = settings.out / name
-                console.print(f"  {path}  {what}", markup=False, highlight=False, soft_wrap=True)
-
-
 @app.command()
 def demo(
     out: Annotated[
@@ -193,6 +164,7 @@ def demo(
 ) -> None:
     """Watch a simulated session from the first particle to the last maps."""
     from streamer.demo import DemoSet, run_demo
+    from streamer.ending import RUN_AGAIN, tell_end
 
     settings = settings_from(
         config,
@@ -218,7 +190,7 @@ def demo(
         console=console,
         keep_serving=keep_serving,
     )
-    _tell_end(console, settings, finished)
+    tell_end(console, settings, finished, go_on=RUN_AGAIN)
 
 
 @app.command()
@@ -235,6 +207,12 @@ def run(
     seed: Seed = None,
     device: Device = None,
     preset: Preset = None,
+    session: Annotated[
+        str | None,
+        typer.Option(
+            "--session", metavar="NAME", help=help_with("Name in pictures and maps.", "the file's")
+        ),
+    ] = None,
     data_root: DataRoot = None,
     neglect_aberrations: NeglectAberrations = False,
     passes: Annotated[
@@ -285,13 +263,14 @@ def run(
     from functools import partial
 
     from streamer.attach import Following
+    from streamer.ending import RUN_AGAIN, tell_end
     from streamer.host import note_to
-    from streamer.run import run_file
+    from streamer.run import run_file, session_of
 
     settings = settings_from(
         config,
         assign,
-        session="run",
+        session=session or session_of(particles),
         out=out,
         engine__n_classes=classes,
         engine__symmetry=symmetry,
@@ -316,7 +295,7 @@ def run(
         following=Following(settings.session, idle_end_s=idle_end_s) if follow else None,
         say=say,
     )
-    _tell_end(console, settings, finished)
+    tell_end(console, settings, finished, go_on=RUN_AGAIN)
 
 
 @app.command()
@@ -354,6 +333,7 @@ def serve(
     assign: Assign = None,
 ) -> None:
     """Train one session from a bus until it is asked to end; goes on where it stopped."""
+    from streamer.ending import SERVE_AGAIN, tell_end
     from streamer.host import host_session
     from streamer.results import Usage
 
@@ -378,7 +358,7 @@ def serve(
     )
     console, _ = consoles()
     finished = host_session(settings, console=console, usage=usage)
-    _tell_end(console, settings, finished)
+    tell_end(console, settings, finished, go_on=SERVE_AGAIN)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

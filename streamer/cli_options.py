@@ -164,7 +164,10 @@ MaxResolution = Annotated[
     typer.Option(
         "--max-resolution",
         metavar="ANGSTROM",
-        help=help_with("Finest resolution to use, in Å; 9.6 with T, O or I.", 12),
+        help=help_with(
+            "Finest detail to use, in Å; a smaller number is finer, and slower.",
+            "12, or 9.6 with T, O or I",
+        ),
     ),
 ]
 PoseSearch = Annotated[

@@ -47,6 +47,7 @@ __all__ = [
     "SnapshotSettings",
     "load_settings",
     "training_digest",
+    "with_flag",
 ]
 
 _file_content: ContextVar[Mapping[str, Any]] = ContextVar("_file_content", default={})  # noqa: B039
@@ -247,6 +248,23 @@ def load_settings(file: Path | None = None, overrides: Mapping[str, Any] | None 
         _file_content.reset(token)
 
 
+# Flags whose name is not the setting's, so that an error names what was typed.
+_FLAGS = {
+    "engine.n_classes": "--classes",
+    "engine.max_resolution_angstrom": "--max-resolution",
+    "engine.replay_passes": "--passes",
+    "engine.particles_to_use": "--particles",
+    "metrics.port": "--metrics-port",
+}
+
+
+def with_flag(message: str) -> str:
+    """Name the flag as well in a message that begins with the name of an engine's setting."""
+    name, _, rest = message.partition(" ")
+    flag = _FLAGS.get(f"engine.{name}")
+    return message if flag is None else f"{flag} (setting engine.{name}) {rest}"
+
+
 _NO_SETTING = "there is no setting"
 _REMEDY = "Correct the flag, the ABINITIO_ variable or the line of the settings file"
 
@@ -280,7 +298,13 @@ def _first_problem(error: ValidationError) -> str:
     shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) else ""
     more = error.error_count() - 1
     rest = f", and {more} more" if more else ""
-    return f"setting {where or 'of the service'}: {message}{shown}{rest}"
+    flagged = with_flag(message)
+    if flagged != message:
+        return flagged + rest
+    name = f"setting {where or 'of the service'}"
+    if flag := _FLAGS.get(where):
+        name = f"{flag} ({name})"
+    return f"{name}: {message}{shown}{rest}"
 
 
 def _no_setting(name: str) -> str:

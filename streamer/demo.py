@@ -19,9 +19,9 @@ from schemas.topics import Topics
 from streamer.config import MetricsSettings, Settings
 from streamer.engines import check_engine_settings, check_geometry, open_device
 from streamer.host import LINES_EVERY_S, host_session, note_to
+from streamer.leftovers import begin_anew, check_folder
 from streamer.parts import StopRequest
 from streamer.results import Usage
-from streamer.run import begin_anew
 from streamer.service import Finished, ensure_topics, open_bus, writable_folder
 from streamer.state import EngineFactory
 
@@ -65,6 +65,7 @@ def run_demo(
     """
     usage = Usage()
     check_engine_settings(settings.engine)  # before an earlier run's results are removed
+    check_folder(settings)
     open_device(settings.device)
     check_geometry(settings.engine, Geometry(demo.box, demo.pixel_size_angstrom))
     settings = settings.model_copy(

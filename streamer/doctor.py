@@ -44,23 +44,27 @@ class Finding:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Give the findings, one by one."""
-    yield from _bus(settings)
+    yield from _machine()
+    yield from _engine(settings)
     if settings.model_fields_set & {"out", "state"}:
         yield from _folders(settings)
         yield _state(settings)
     else:  # a folder that happens to have the default's name may be of another session
-        words = f"no folder named, serve would take {settings.out}; give --out to have it checked"
+        words = f"give --out DIR to have a folder checked (the default is {settings.out})"
         yield Finding("output", "good", words)
-    yield from _roots(settings)
-    yield from _machine()
-    yield from _engine(settings)
+    if settings.model_fields_set & {"bus", "roots"}:
+        yield from _bus(settings)
+        yield from _roots(settings)
+    else:
+        words = "run and demo need none; give --bus URL to have one checked for serve and attach"
+        yield Finding("bus", "good", words)
 
 
 def _bus(settings: Settings) -> Iterator[Finding]:
     path = sqlite_path(settings.bus)
     if path is not None and not path.exists():
         if _can_make(path, up_to=path.resolve().parent):
-            yield Finding("bus", "good", f"{settings.bus} is not there yet: serve makes it")
+            yield Finding("bus", "good", f"{settings.bus} is not there yet: it will be made")
         else:
             words = f"{settings.bus} cannot be made: make its folder or mend its permissions"
             yield Finding("bus", "bad", words)
@@ -78,7 +82,7 @@ def _bus(settings: Settings) -> Iterator[Finding]:
                         low, end = consumer.low_watermark(name), consumer.end_offset(name)
                         partitions = len(consumer.partitions)
                 except TransportError:
-                    yield Finding(name, "warning", "no such topic yet: serve makes it")
+                    yield Finding(name, "warning", "no such topic yet: it will be made")
                     continue
                 if name.endswith(".particles") and partitions > 1:
                     yield Finding(
@@ -94,7 +98,7 @@ def _folders(settings: Settings) -> Iterator[Finding]:
     for what, folder in (("output", settings.out), ("state", settings.state_folder)):
         if not folder.exists():
             if _can_make(folder):
-                yield Finding(what, "good", f"{folder} is not there yet: serve makes it")
+                yield Finding(what, "good", f"{folder} is not there yet: it will be made")
             else:
                 words = f"{folder} cannot be made: give another with --out, or change permissions"
                 yield Finding(what, "bad", words)
@@ -120,7 +124,9 @@ def _can_make(path: Path, *, up_to: Path | None = None) -> bool:
 
 def _roots(settings: Settings) -> Iterator[Finding]:
     if not settings.roots:
-        yield Finding("roots", "warning", "none: only batches with inline pixels can be used")
+        yield Finding(
+            "roots", "warning", "none: serve uses only pixels sent inline; name folders with --root"
+        )
     for root in settings.roots:
         good = root.is_dir() and os.access(root, os.R_OK | os.X_OK)
         words = f"{root} can be read" if good else f"{root} is no readable folder: mount it"

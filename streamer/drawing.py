@@ -23,6 +23,7 @@ __all__ = [
     "GRID",
     "INK",
     "MUTED",
+    "WARNING",
     "Page",
     "class_colour",
     "resolution_ticks",
@@ -32,6 +33,7 @@ __all__ = [
 
 INK = "#1b2530"
 MUTED = "#66727f"
+WARNING = "#b3261e"
 GRID = "#dfe4e8"
 CLASS_COLOURS = (
     "#2f6db5",
@@ -62,9 +64,9 @@ def class_colour(index: int) -> str:
     return CLASS_COLOURS[index % len(CLASS_COLOURS)]
 
 
-def resolution_words(resolution_angstrom: float | None) -> str:
-    """Resolution for people: ``13.8 Å`` or ``not yet``."""
-    return "not yet" if resolution_angstrom is None else f"{resolution_angstrom:.1f} Å"
+def resolution_words(resolution_angstrom: float | None, *, none: str = "not yet") -> str:
+    """Resolution for people: ``13.8 Å``, or ``none`` for one that is not there."""
+    return none if resolution_angstrom is None else f"{resolution_angstrom:.1f} Å"
 
 
 def resolution_ticks(lowest: float, highest: float, *, count: int) -> tuple[list[float], list[str]]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 
 from reconstruct.types import EngineSettings, Geometry
+from streamer.config import with_flag
 from streamer.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ def check_engine_settings(settings: EngineSettings) -> None:
 
     for name, value in asdict(settings).items():
         if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigurationError(f"engine.{name} must be a number, not {value}", _REMEDY)
+            words = with_flag(f"{name} must be a number, not {value}")
+            raise ConfigurationError(words, _REMEDY)
     if settings.symmetry == AUTO:
         return
     try:
@@ -134,11 +136,11 @@ def check_geometry(settings: EngineSettings, geometry: Geometry) -> str:
     try:
         shells = make_layout(settings, geometry).max_radius
     except ValueError as error:
-        raise ConfigurationError(str(error), _REMEDY) from error
+        raise ConfigurationError(with_flag(str(error)), _REMEDY) from error
     edge = geometry.box_angstrom
     if int(edge / settings.finest_angstrom) <= shells:
         return ""
-    return (
+    return with_flag(
         f"max_resolution_angstrom {settings.finest_angstrom:g} is finer than this box and pixel "
         f"size allow, or than {MOST_SHELLS} shells; {edge / shells:.1f} A is used"
     )

@@ -36,7 +36,7 @@ __all__ = ["Told", "find", "lasting", "news", "still", "with_all_views"]
 Told = dict[str, dict[str, Any]]
 """What holds now, by ``kind/class``: JSON-able, one entry per finding."""
 
-_LASTING = frozenset({"near_spherical"})  # events of the engine that hold to the end
+_LASTING = frozenset({"near_spherical", "symmetry"})  # events of the engine that hold to the end
 _BLAS = ThreadpoolController()
 
 

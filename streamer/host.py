@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 from rich.console import Console
 
 from reconstruct.backend import Backend
 from reconstruct.io.table import ParticleTable
+from streamer.caption import stopped_words
 from streamer.config import Settings
 from streamer.engines import DeviceEngines, check_engine_settings, open_device
 from streamer.observe import Observer, Observers
@@ -128,12 +130,16 @@ def host_session(
             transport=transport,
         )
         progress.close()
+        finished = replace(finished, expected=expected)
         if finished.outcome == "ended" or results_if_stopped:
             write_results(
                 settings,
                 finished.state,
                 usage=usage,
                 reports=keeper.reports,
+                stopped=""
+                if finished.outcome == "ended"
+                else stopped_words(finished.state.trained, finished.coming),
                 table=table,
                 n_input=None if table is None else len(table),
                 device={"asked": asked, "used": backend.device, "name": backend.name},

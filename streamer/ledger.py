@@ -1,4 +1,4 @@
-"""The books of a session: every particle is trained, quarantined, a duplicate or in flight.
+"""The books of a session: a particle is trained, quarantined, a duplicate, left out or in flight.
 
 The ledger counts what came in; the engine counts what it stored and trained; `balance` compares the
 two independent counts and refuses to go on when a particle is unaccounted for.
@@ -57,7 +57,12 @@ class Balance:
     trained: int
     quarantined: int
     duplicate: int
-    in_flight: int
+    in_flight: int  # accepted and not trained, those that ``particles_to_use`` leaves out included
+
+    def left_out(self, limit: int | None) -> int:
+        """Give how many of ``in_flight`` will stay untrained, as only ``limit`` are to be used."""
+        accepted = self.trained + self.in_flight
+        return 0 if limit is None else max(0, accepted - limit)
 
 
 def balance(ledger: Ledger, *, stored: int, trained: int) -> Balance:

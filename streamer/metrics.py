@@ -86,10 +86,11 @@ class Metrics:
         self._session_particles = gauge(
             "session_particles",
             "Particles since the session began, restarts included: "
-            "received = trained + quarantined + duplicate + in_flight.",
+            "received = trained + quarantined + duplicate + in_flight, which includes those that "
+            "particles_to_use leaves out.",
             "kind",
         )
-        self._in_flight = gauge("particles_in_flight", "Particles accepted and not yet trained.")
+        self._in_flight = gauge("particles_in_flight", "Particles accepted and not trained.")
 
         self._lag_records = gauge(
             "lag_records", "Records in the log and not yet read.", "topic", "partition"

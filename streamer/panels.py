@@ -34,7 +34,7 @@ def draw_fsc(
     The curve of a class without one is dashed: its half-maps are not independent yet, or in doubt.
     """
     told = any(item.resolution_angstrom is not None for item in snapshot.classes)
-    page.heading(left, top - 9, "Half-map FSC" if told else "Half-map FSC (no resolution yet)")
+    page.heading(left, top - 9, "Half-map FSC" if told else "Half-map FSC (no resolution)")
     axes = page.axes(left, top + 6, width, height - 6)
     last = max(_last_shell(item.fsc) for item in snapshot.classes)
     edge_angstrom = snapshot.geometry.box_angstrom

@@ -9,8 +9,19 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from reconstruct.types import ClassSnapshot, FloatArray, Snapshot
-from streamer.drawing import GRID, INK, MUTED, Page, class_colour, resolution_words
+from streamer.caption import Caption, few_words, no_resolution_words, phase_told
+from streamer.drawing import (
+    GRID,
+    INK,
+    MUTED,
+    WARNING,
+    Page,
+    class_colour,
+    resolution_words,
+)
 from streamer.panels import draw_fsc, draw_sizes, draw_views, is_limited, unassigned
 from streamer.preview import central_slices, fourier_resize, grey_levels, projections
 
@@ -22,6 +33,7 @@ _FOOTER = 44
 _GAP = 4  # between tiles of one kind
 _MAX_TILE_SOURCE = 256  # no picture tile is larger, so no more pixels are resampled
 _MOST_IN_HEADER = 10  # resolutions that fit side by side
+_NO_CAPTION = Caption()
 _PROJECTION_NAMES = ("along z", "along y", "along x")
 _SLICE_NAMES = ("xy, z = 0", "xz, y = 0", "yz, x = 0")
 
@@ -40,15 +52,15 @@ class _Layout:
     side_width: int
 
 
-def snapshot_png(snapshot: Snapshot, *, title: str = "") -> bytes:
+def snapshot_png(snapshot: Snapshot, caption: Caption = _NO_CAPTION) -> bytes:
     """Draw a snapshot.
 
     Parameters
     ----------
     snapshot
         What the engine returned; one to about ten classes read well.
-    title
-        What a person calls the session; shown at the top right.
+    caption
+        What is said beside the maps.
 
     Returns
     -------
@@ -57,11 +69,11 @@ def snapshot_png(snapshot: Snapshot, *, title: str = "") -> bytes:
     single = len(snapshot.classes) == 1
     layout = _single_layout() if single else _table_layout(len(snapshot.classes))
     page = Page(layout.width, layout.height)
-    _draw_header(page, snapshot, title)
+    _draw_header(page, snapshot, caption)
     if single:
         _draw_single(page, layout, snapshot)
     else:
-        _draw_table(page, layout, snapshot)
+        _draw_table(page, layout, snapshot, over=caption.over)
     _draw_footer(page, snapshot)
     return page.png()
 
@@ -102,38 +114,45 @@ def _table_layout(n_classes: int) -> _Layout:
     )
 
 
-def _draw_header(page: Page, snapshot: Snapshot, title: str) -> None:
-    page.text(_MARGIN, 50, f"{snapshot.particles_seen:,} particles", size=21, bold=True)
-    facts = [f"step {snapshot.step:,}", f"{snapshot.phase} phase"]
+def _draw_header(page: Page, snapshot: Snapshot, caption: Caption) -> None:
+    single = len(snapshot.classes) == 1
+    few = few_words(snapshot.classes[0].particles) if single else ""
+    total = f"{snapshot.particles_seen:,} particles"
+    page.text(_MARGIN, 50, few or total, size=21, bold=True, colour=WARNING if few else INK)
+    phase = caption.phase or phase_told(snapshot.phase, [one.phase for one in snapshot.classes])
+    facts = [caption.stopped, f"step {snapshot.step:,}", f"{phase} phase", caption.symmetry]
     if snapshot.particles_presented > snapshot.particles_seen:
-        facts.append(f"{snapshot.particles_presented:,} presentations with replays")
-    page.text(_MARGIN, 80, "  ·  ".join(facts), size=11, colour=MUTED)
+        facts.append(f"{snapshot.particles_presented:,} presentations")
+    colour = WARNING if caption.warns else MUTED
+    page.text(_MARGIN, 80, "  ·  ".join(filter(None, facts)), size=11, colour=colour)
     right = page.width - _MARGIN
-    if len(snapshot.classes) == 1:
+    if single:
         resolution = snapshot.classes[0].resolution_angstrom
-        page.text(right, 50, resolution_words(resolution), size=21, bold=True, across="right")
+        words = resolution_words(resolution, none=caption.no_resolution)
+        page.text(right, 50, words, size=21, bold=True, across="right")
         limited = resolution is not None and is_limited(snapshot.classes[0])
         words = "resolution or better" if limited else "resolution"
-        words += f"  ·  {title}" if title else ""
+        words += f"  ·  {caption.title}" if caption.title else ""
         page.text(right, 80, words, size=11, colour=MUTED, across="right")
     else:
-        page.text(right, 50, title or " ", size=13, colour=INK, across="right")
-        _draw_resolutions(page, right, snapshot)
+        page.text(right, 50, caption.title or " ", size=13, colour=INK, across="right")
+        _draw_resolutions(page, right, snapshot, over=caption.over)
     page.line([_MARGIN, page.width - _MARGIN], [96, 96], colour=GRID, width=1.2)
 
 
-def _draw_resolutions(page: Page, right: float, snapshot: Snapshot) -> None:
+def _draw_resolutions(page: Page, right: float, snapshot: Snapshot, *, over: bool) -> None:
     """The resolution of every class in a line, or of the best one where a line has no room."""
     resolutions = [item.resolution_angstrom for item in snapshot.classes]
+    none = "none" if over else "not yet"
     if len(resolutions) > _MOST_IN_HEADER:
         best = min((value for value in resolutions if value is not None), default=None)
-        words = f"best resolution {resolution_words(best)}"
+        words = f"best resolution {resolution_words(best, none=none)}"
         page.text(right, 80, words, size=11, colour=MUTED, across="right")
         return
     step = min(150, (page.width - 2 * _MARGIN - 700) // max(len(resolutions), 1))
     for index, resolution_angstrom in enumerate(resolutions):
         place = right - step * (len(resolutions) - 1 - index)
-        words = f"{index + 1}:  {resolution_words(resolution_angstrom)}"
+        words = f"{index + 1}:  {resolution_words(resolution_angstrom, none=none)}"
         page.text(place, 80, words, size=11, colour=class_colour(index), across="right")
     first = right - step * len(resolutions) + 10
     page.text(first, 80, "Resolution of class", size=11, colour=MUTED, across="right")
@@ -190,7 +209,7 @@ def _single_facts(snapshot: Snapshot) -> list[tuple[str, str]]:
     return facts
 
 
-def _draw_table(page: Page, layout: _Layout, snapshot: Snapshot) -> None:
+def _draw_table(page: Page, layout: _Layout, snapshot: Snapshot, *, over: bool) -> None:
     left_tiles = _MARGIN + layout.label_width
     left_slices = left_tiles + 3 * layout.tile + 2 * _GAP + 20
     left_views = left_slices + 3 * layout.tile + 2 * _GAP + 24
@@ -203,7 +222,7 @@ def _draw_table(page: Page, layout: _Layout, snapshot: Snapshot) -> None:
     page.text(left_views, top - 9, "views, rot across, tilt down", size=9, colour=MUTED)
     for index, item in enumerate(snapshot.classes):
         row = top + index * layout.row_height
-        _draw_label(page, row, layout, index, item)
+        _draw_label(page, row, layout, index, item, over=over)
         _draw_tiles(page, left_tiles, row, layout.tile, projections(item.volume))
         _draw_tiles(page, left_slices, row, layout.tile, central_slices(item.volume))
         inset = (layout.tile - layout.views_width / 2) / 2
@@ -218,17 +237,28 @@ def _draw_table(page: Page, layout: _Layout, snapshot: Snapshot) -> None:
     draw_sizes(page, layout.side_left, bars_top, layout.side_width, bars_height, snapshot)
 
 
-def _draw_label(page: Page, row: float, layout: _Layout, index: int, item: ClassSnapshot) -> None:
+def _draw_label(
+    page: Page, row: float, layout: _Layout, index: int, item: ClassSnapshot, *, over: bool
+) -> None:
     colour = class_colour(index)
     page.line([_MARGIN, _MARGIN], [row, row + layout.tile], colour=colour, width=4)
     left = _MARGIN + 12
     centre = row + layout.tile / 2
     page.text(left, centre - 22, f"Class {index + 1}", size=12.5, colour=colour, bold=True)
     resolution = item.resolution_angstrom
-    words = resolution_words(resolution)
-    page.text(left, centre + 4, words, size=13, colour=MUTED if resolution is None else INK)
-    page.text(left, centre + 26, f"{item.particles:,} particles", size=9, colour=MUTED)
-    page.text(left, centre + 43, f"occupancy {100 * item.occupancy:.0f} %", size=9, colour=MUTED)
+    resting = not np.any(item.volume)  # such a class has no map
+    none = "at rest" if resting else "none" if over else "not yet"
+    words = resolution_words(resolution, none=none)
+    page.text(left, centre + 2, words, size=13, colour=MUTED if resolution is None else INK)
+    few = "too few to trust" if few_words(item.particles) and not resting else ""
+    why = "no map" if resting else no_resolution_words(item, over=over)
+    lines = [
+        (few or why, WARNING if few else MUTED),
+        (f"{item.particles:,} particles", MUTED),
+        (f"occupancy {100 * item.occupancy:.0f} %", MUTED),
+    ]
+    for number, (words, colour) in enumerate(line for line in lines if line[0]):
+        page.text(left, centre + 22 + 17 * number, words, size=9, colour=colour)
 
 
 def _draw_tiles(page: Page, left: float, top: float, tile: int, planes: FloatArray) -> None:

@@ -1,15 +1,17 @@
 """How a session goes, for the person at the terminal: one live panel, or plain lines.
 
-On a terminal the panel is redrawn in place; otherwise steps are lines of ``name=value`` fields, so
-that a log file can be searched and cut: every step of a service, and of a run that a person waits
-for the first of each phase, those with events, and one every few seconds.
+On a terminal the panel is redrawn in place; otherwise there are lines. A service has one of
+``name=value`` fields to each step, so that a log file can be searched and cut; a run that a person
+waits for has sentences: for the first step of each phase, for those with events, and one every few
+seconds.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
@@ -18,13 +20,14 @@ from rich.text import Text
 
 from reconstruct.types import EngineEvent, Snapshot, StepReport
 from schemas.control import SessionState as Activity
+from streamer.caption import phase_told
 from streamer.checkpoint import Saved
 from streamer.intake import Refused, Taken
 from streamer.observe import Observer
 from streamer.state import SessionState
 from streamer.transports.base import Lag, Record, TopicPartition
 
-__all__ = ["LiveProgress", "PlainProgress", "progress_for"]
+__all__ = ["LiveProgress", "PlainProgress", "WordsProgress", "progress_for"]
 
 _SHOWN_EVENTS = 5
 _RECENT_S = 15.0  # that speed is told of: since the start, it would hide the race and every pause
@@ -38,13 +41,15 @@ def progress_for(
     Parameters
     ----------
     every_s
-        Least time between two lines of steps in which nothing happened; 0 gives a line to each.
+        Least time between two lines of steps in which nothing happened, for a person who waits; 0
+        gives a line of fields to each.
     expected
         Particles that will come, where that is known.
     """
     if console.is_terminal:
         return LiveProgress(console, expected=expected)
-    return PlainProgress(console, every_s=every_s, expected=expected)
+    plain = WordsProgress if every_s > 0 else PlainProgress
+    return plain(console, every_s=every_s, expected=expected)
 
 
 class _Speed:
@@ -81,8 +86,13 @@ def resolution_words(values: Sequence[float | None]) -> str:
     return "/".join("-" if value is None else f"{value:.1f}" for value in values)
 
 
+def _comparing(report: StepReport) -> bool:
+    """Whether the first map's particles are shown again, to choose among random starts."""
+    return report.phase == "initial" and not report.new_particles
+
+
 class PlainProgress(Observer):
-    """Lines for steps, and one per thing worth telling."""
+    """Lines of fields for steps, and one per thing worth telling."""
 
     def __init__(
         self,
@@ -94,11 +104,11 @@ class PlainProgress(Observer):
     ) -> None:
         self._console = console
         self._every_s = every_s
-        self._expected = {} if expected is None else {"of": expected}
+        self._expected = expected
         self._clock_s = clock_s
         self._speed = _Speed()
         self._told_s = float("-inf")
-        self._phase = ""
+        self._stage: tuple[str, bool] = ("", False)
         self._lag = 0
 
     def _say(self, event: str, **fields: object) -> None:
@@ -134,25 +144,29 @@ class PlainProgress(Observer):
         """Say what a step did, if it is time to or something happened."""
         now_s = self._clock_s()
         self._speed.note(now_s, report.particles_presented, report.particles_seen)
-        quiet = report.phase == self._phase and not report.events
+        stage = (report.phase, _comparing(report))
+        quiet = stage == self._stage and not report.events
         if quiet and now_s - self._told_s < self._every_s:
             return
-        self._told_s, self._phase = now_s, report.phase
-        rate = self._speed.presented
+        self._told_s, self._stage = now_s, stage
+        self._say_step(report, self._speed.presented)
+        for event in report.events:
+            self.found(event)
+
+    def _say_step(self, report: StepReport, rate: float | None) -> None:
+        expected = {} if self._expected is None else {"of": self._expected}
         self._say(
             "step",
             step=report.step,
             phase=report.phase,
             particles=report.particles_seen,
-            **self._expected,
+            **expected,
             presented=report.particles_presented,
             per_second="-" if rate is None else f"{rate:.0f}",
             resolution_angstrom=resolution_words(report.resolution_angstrom),
             occupancy="/".join(f"{value:.2f}" for value in report.occupancy),
             lag_records=self._lag,
         )
-        for event in report.events:
-            self._say("event", kind=event.kind, message=event.message)
 
     def published(
         self, name: str, snapshot: Snapshot, state: SessionState, delays_s: Sequence[float]
@@ -177,6 +191,52 @@ class PlainProgress(Observer):
     def lag(self, where: TopicPartition, lag: Lag) -> None:
         """Keep for the next line."""
         self._lag = lag.records
+
+
+class WordsProgress(PlainProgress):
+    """The same as sentences, each after the time since the beginning."""
+
+    _SENTENCES: Mapping[str, str] = {
+        "warning": "warning: {message}",
+        "event": "event: {message}",
+        "resumed": "goes on after {particles:,} particles",
+        "dead_letter": "a record was refused: {detail}",
+        "quarantined": "{particles:,} particles quarantined, the first for {first}",
+        "snapshot": "maps of {particles:,} particles written into series",
+    }
+
+    def __init__(self, console: Console, **more: Any) -> None:
+        super().__init__(console, **more)
+        self._began_s = self._clock_s()
+
+    def _say(self, event: str, **fields: object) -> None:
+        self._write(self._SENTENCES[event].format(**fields))
+
+    def _write(self, words: str) -> None:
+        elapsed = f"{self._clock_s() - self._began_s:.0f} s"
+        self._console.print(f"{elapsed}  {words}", markup=False, highlight=False, soft_wrap=True)
+
+    def _say_step(self, report: StepReport, rate: float | None) -> None:
+        total = "" if self._expected is None else f" of {self._expected:,}"
+        parts = [
+            f"{report.particles_seen:,}{total} particles",
+            f"{phase_told(report.phase, report.class_phases)} phase",
+            "comparing starts, which can take a minute" if _comparing(report) else "",
+            "" if rate is None else f"{rate:,.0f} particles/s",
+            _classes_words(report),
+        ]
+        self._write(", ".join(filter(None, parts)))
+
+
+def _classes_words(report: StepReport) -> str:
+    """Resolutions of all classes, with their occupancies where there are several."""
+    known = report.resolution_angstrom
+    if len(known) == 1:
+        return "no resolution yet" if known[0] is None else f"resolution {known[0]:.1f} Å"
+    return ", ".join(
+        f"class {number} {'-' if value is None else f'{value:.1f} Å'} ({100 * share:.0f} %)"
+        for number, (value, share) in enumerate(zip(known, report.occupancy, strict=True), 1)
+    )
 
 
 class LiveProgress(Observer):
@@ -286,7 +346,9 @@ class LiveProgress(Observer):
             rate = self._speed.presented
             known = "-" if rate is None else f"{rate:,.0f}"
             table.add_row("rate", f"{known} particles/s, {self._lag.records} records waiting")
-            table.add_row("step", f"{report.step} ({report.phase} phase)")
+            phase = phase_told(report.phase, report.class_phases)
+            comparing = ", comparing starts" if _comparing(report) else ""
+            table.add_row("step", f"{report.step} ({phase} phase{comparing})")
             for index, value in enumerate(report.resolution_angstrom):
                 known = "not measurable yet" if value is None else f"{value:.1f} Å"
                 table.add_row(

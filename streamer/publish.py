@@ -23,6 +23,7 @@ from schemas.events import SessionEvent
 from schemas.split import split_batch
 from schemas.topics import Topics
 from schemas.volumes import ClassManifest, VolumeSnapshot, snapshot_id
+from streamer.caption import caption_of, symmetry_words
 from streamer.findings import Told, find, news, still, with_all_views
 from streamer.outbox import Outbox, Outgoing
 from streamer.preview import preview_arrays
@@ -87,6 +88,8 @@ class Publisher:
         also warns, once, when they do not fit.
     pictures
         Draw each snapshot.
+    symmetry
+        What was asked for.
     tell
         Told what was found out, when it is out.
     """
@@ -101,6 +104,7 @@ class Publisher:
         digest: str,
         inline_volumes: InlineVolumes = "auto",
         pictures: bool = True,
+        symmetry: str = "C1",
         hook: Callable[[str], None] = lambda _: None,
         tell: Callable[[EngineEvent], None] = lambda _: None,
     ) -> None:
@@ -111,6 +115,7 @@ class Publisher:
         self._digest = digest
         self._inline_volumes = inline_volumes
         self._pictures = pictures
+        self._symmetry = symmetry
         self._hook = hook
         self._tell = tell
 
@@ -231,7 +236,13 @@ class Publisher:
         if self._pictures:
             from streamer.pictures import snapshot_png  # matplotlib: only when pictures are wanted
 
-            picture = snapshot_png(snapshot, title=self._session_id)
+            caption = caption_of(
+                snapshot,
+                title=self._session_id,
+                symmetry=symmetry_words(self._symmetry, taken.group, taken.verdicts),
+                over=taken.is_final,
+            )
+            picture = snapshot_png(snapshot, caption)
         return write_series_folder(
             self._out,
             snapshot,

@@ -24,8 +24,15 @@ from reconstruct.io.cs_write import write_cs
 from reconstruct.io.star_write import write_star
 from reconstruct.io.table import ParticleTable, table_from_arrays
 from reconstruct.quality import RESOLUTION_KIND
-from reconstruct.types import Optics, Snapshot, StepReport
+from reconstruct.types import Optics, Phase, Snapshot, StepReport
 from schemas.particles import particle_ids
+from streamer.caption import (
+    Caption,
+    caption_of,
+    few_words,
+    no_resolution_words,
+    symmetry_words,
+)
 from streamer.config import Settings
 from streamer.findings import with_all_views
 from streamer.observe import Observer
@@ -74,6 +81,7 @@ def write_results(
     *,
     usage: Usage,
     reports: Sequence[StepReport] = (),
+    stopped: str = "",
     table: ParticleTable | None = None,
     n_input: int | None = None,
     device: Mapping[str, str] | None = None,
@@ -84,6 +92,8 @@ def write_results(
     ----------
     reports
         Steps for the timeline picture.
+    stopped
+        That it was stopped early, in words, if it was.
     table
         The particles as they came, so that every incoming column is kept; by default what the
         session knows about them.
@@ -93,19 +103,34 @@ def write_results(
         What was asked for, what was used, and its name.
     """
     out = settings.out
-    snapshot: Snapshot | None = None
     classes: list[dict[str, Any]] = []
+    files = ["report.json"]
+    phase: Phase = state.phase
+    symmetry = symmetry_words(settings.engine.symmetry, state.imposed_group, state.verdicts)
     used = 0
     if state.engine is not None and state.step:
         snapshot, _ = with_all_views(
             state.engine.snapshot(), state.engine.assignments(), group=state.imposed_group
         )
         classes = _write_maps(out, snapshot, settings.session)
-        used = _write_particles(out, state, table, n_classes=len(snapshot.classes))
-    if snapshot is not None and settings.snapshots.pictures:
-        _write_pictures(out, snapshot, reports, title=settings.session)
+        files += [file for one in classes for file in (one["file"], *one["half_maps"])]
+        used, written = _write_particles(out, state, table, n_classes=len(snapshot.classes))
+        files += written
+        caption = caption_of(snapshot, title=settings.session, symmetry=symmetry, stopped=stopped)
+        phase = caption.phase or phase
+        if settings.snapshots.pictures:
+            files += _write_pictures(out, snapshot, reports, caption)
     report = _report(settings, state, classes, usage=usage, used=used, n_input=n_input)
-    report["device"] = dict(device or {})
+    report["symmetry"]["message"] = symmetry
+    report = {
+        "session": settings.session,
+        "outcome": "stopped_early" if stopped else "ended",
+        "message": stopped,
+        "phase": phase,
+        **report,
+        "device": dict(device or {}),
+        "files": sorted(files),
+    }
     with replace_atomically(out / "report.json") as path:
         path.write_text(json.dumps(report, indent=1) + "\n")
     return out / "report.json"
@@ -125,6 +150,8 @@ def _write_maps(out: Path, snapshot: Snapshot, session_id: str) -> list[dict[str
                 "resolution_angstrom": item.resolution_angstrom
                 and round(float(item.resolution_angstrom), 3),
                 "resolution_kind": RESOLUTION_KIND,
+                "no_resolution": no_resolution_words(item, over=True) or None,
+                "warning": (few_words(item.particles) if np.any(item.volume) else "no map") or None,
                 "phase": item.phase,
             }
         )
@@ -133,16 +160,20 @@ def _write_maps(out: Path, snapshot: Snapshot, session_id: str) -> list[dict[str
 
 def _write_particles(
     out: Path, state: SessionState, table: ParticleTable | None, *, n_classes: int
-) -> int:
-    """Write ``particles.star`` and, for particles without a class, ``particles_unused.star``."""
+) -> tuple[int, list[str]]:
+    """Write ``particles.star`` and, for particles without a class, ``particles_unused.star``.
+
+    Returns
+    -------
+    How many have a class, and the names of the files.
+    """
     assert state.engine is not None
     table = _table_of(state) if table is None else table
     ids = particle_ids(table.image_names)
     assignments = state.engine.assignments()
     known = assignments.particle_ids[assignments.class_index >= 0]
     unused = not np.isin(ids, known).all()
-    if not unused:  # what an earlier run may have left
-        (out / "particles_unused.star").unlink(missing_ok=True)
+    files = ["particles.star", *(["particles_unused.star"] if unused else [])]
     used = write_star(
         out / "particles.star",
         table,
@@ -152,7 +183,8 @@ def _write_particles(
     )
     if table.uid is not None:
         write_cs(out / "particles.cs", table, assignments, row_ids=ids, n_classes=n_classes)
-    return used
+        files.append("particles.cs")
+    return used, files
 
 
 def _table_of(state: SessionState) -> ParticleTable:
@@ -177,16 +209,19 @@ def _table_of(state: SessionState) -> ParticleTable:
 
 
 def _write_pictures(
-    out: Path, snapshot: Snapshot, reports: Sequence[StepReport], *, title: str
-) -> None:
+    out: Path, snapshot: Snapshot, reports: Sequence[StepReport], caption: Caption
+) -> list[str]:
+    """Write the pictures; give the names of their files."""
     from streamer.pictures import snapshot_png  # matplotlib: only when pictures are wanted
     from streamer.timeline import timeline_png
 
-    with replace_atomically(out / "picture.png") as path:
-        path.write_bytes(snapshot_png(snapshot, title=title))
+    pictures = {"picture.png": snapshot_png(snapshot, caption)}
     if reports:
-        with replace_atomically(out / "timeline.png") as path:
-            path.write_bytes(timeline_png(reports, title=title))
+        pictures["timeline.png"] = timeline_png(reports, caption)
+    for name, png in pictures.items():
+        with replace_atomically(out / name) as path:
+            path.write_bytes(png)
+    return list(pictures)
 
 
 def _report(
@@ -199,8 +234,8 @@ def _report(
     n_input: int | None,
 ) -> dict[str, Any]:
     books = state.balance()
+    left_out = books.left_out(settings.engine.particles_to_use)
     return {
-        "session": settings.session,
         "symmetry": {"wanted": settings.engine.symmetry, "imposed": state.imposed_group},
         "classes": classes,
         "particles": {
@@ -209,7 +244,8 @@ def _report(
             "trained": books.trained,
             "quarantined": dict(sorted(state.ledger.quarantined.items())),
             "duplicate": books.duplicate,
-            "in_flight": books.in_flight,
+            "in_flight": books.in_flight - left_out,
+            "left_out": left_out,  # received = trained + quarantined + duplicate + these two
             "used": used,
         },
         "verdicts": [state.verdicts[key] for key in sorted(state.verdicts)],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import os
-import shutil
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,6 +32,7 @@ from streamer.engines import (
 )
 from streamer.errors import ConfigurationError
 from streamer.host import LINES_EVERY_S, host_session
+from streamer.leftovers import begin_anew, check_folder
 from streamer.microscope import play
 from streamer.microscope_sources import Batch
 from streamer.outbox import producer_name
@@ -40,15 +41,16 @@ from streamer.results import Usage
 from streamer.service import Finished, ensure_topics, open_bus, writable_folder
 from streamer.state import EngineFactory
 
-__all__ = ["begin_anew", "check_kind", "read_particles", "run_file", "wait_or_stop"]
-
-RESULTS = (
-    *("class_[0-9]*.mrc", "particles.star", "particles_unused.star", "picture.png"),
-    *("timeline.png", "report.json", "series.zip"),
-)
+__all__ = ["check_kind", "read_particles", "run_file", "session_of", "wait_or_stop"]
 
 _JOIN_S = 10.0
 _numbers = itertools.count()
+
+
+def session_of(path: Path) -> str:
+    """Name the session of a file after it, as far as a session's name may be so."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", path.stem).lstrip("._-")[:100]
+    return name or "run"
 
 
 def check_kind(path: Path) -> None:
@@ -135,10 +137,11 @@ def run_file(
         The file, its stacks or the output folder cannot be used.
     """
     usage = Usage()
-    _check_apart(path, settings)
     check_engine_settings(settings.engine)  # before an earlier run's results are removed
+    check_folder(settings, path)
     open_device(settings.device)
     stop = StopRequest()
+    notes: list[str] = []  # said once nothing is in the way of the session
     table: ParticleTable | None = None
     batches: Iterable[Batch]
     if following is None:
@@ -146,8 +149,8 @@ def run_file(
         if table.box is not None:
             geometry = Geometry(table.box, table.pixel_size_angstrom)
             if words := check_geometry(settings.engine, geometry):
-                say(words)
-        batches = _batches_once(settings, table, say)
+                notes.append(words)
+        batches = _batches_once(settings, table, notes.append)
         roots = tuple(sorted({Path(os.path.abspath(stack)).parent for stack in table.stacks}))
     else:
         check_kind(path)
@@ -165,7 +168,7 @@ def run_file(
 
         def begin() -> None:  # the input is accepted, and all around the session is up
             writable_folder(settings.out)
-            if words := begin_anew(settings):
+            for words in filter(None, (*notes, begin_anew(settings, path))):
                 say(words)
             feeder.start()
 
@@ -215,47 +218,6 @@ def wait_or_stop(stop: StopRequest, seconds: float) -> bool:
     while not stop.requested and (left_s := deadline_s - time.monotonic()) > 0:
         time.sleep(min(left_s, 0.2))
     return stop.requested
-
-
-def _folders(settings: Settings) -> tuple[Path, ...]:
-    """What a run makes in the output folder beside the files of ``RESULTS``."""
-    return settings.state_folder, settings.out / "series"
-
-
-def _check_apart(path: Path, settings: Settings) -> None:
-    """Refuse to write results over the particles file.
-
-    Raises
-    ------
-    ConfigurationError
-        The output folder is the file's own, and a result has its name, or it lies in what an
-        earlier run left there.
-    """
-    file, out = path.resolve(), settings.out.resolve()
-    beside = file.parent == out and any(file.match(pattern) for pattern in RESULTS)
-    if beside or any(folder.resolve() in file.parents for folder in _folders(settings)):
-        raise ConfigurationError(
-            f"{path} would be overwritten: a run into {settings.out} writes a file of that name",
-            "Give another folder with --out",
-        )
-
-
-def begin_anew(settings: Settings) -> str:
-    """Remove what an earlier run left in the output folder, and only that.
-
-    Returns
-    -------
-    What was done, in words; empty in a folder without a run's results.
-    """
-    out = settings.out
-    if not (settings.state_folder.exists() or (out / "report.json").exists()):
-        return ""
-    for folder in _folders(settings):
-        shutil.rmtree(folder, ignore_errors=True)
-    for pattern in RESULTS:
-        for file in out.glob(pattern):
-            file.unlink()
-    return f"the results of an earlier run in {out} are removed for this one"
 
 
 class _Feeder:

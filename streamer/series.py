@@ -20,12 +20,13 @@ from reconstruct.types import ClassSnapshot, Snapshot
 from schemas.volumes import ClassManifest
 from streamer.arrayfile import sync_folder
 
-__all__ = ["class_stem", "write_class_maps", "write_series_folder"]
+__all__ = ["class_files", "write_class_maps", "write_series_folder"]
 
 
-def class_stem(index: int) -> str:
-    """Give the file name of a class without its ending; people count from 1."""
-    return f"class_{index + 1:03d}"
+def class_files(index: int) -> dict[str, str]:
+    """Give the file names of a class by kind (map, half1, half2); people count from 1."""
+    stem = f"class_{index + 1:03d}"
+    return {"map": f"{stem}.mrc", "half1": f"{stem}_half1.mrc", "half2": f"{stem}_half2.mrc"}
 
 
 def write_class_maps(
@@ -43,12 +44,7 @@ def write_class_maps(
         f"step {snapshot.step} class {index + 1} of {len(snapshot.classes)}",
         f"{item.particles} particles, {resolution}",
     )
-    stem = class_stem(index)
-    paths = {
-        "map": folder / f"{stem}.mrc",
-        "half1": folder / f"{stem}_half1.mrc",
-        "half2": folder / f"{stem}_half2.mrc",
-    }
+    paths = {kind: folder / file for kind, file in class_files(index).items()}
     for kind, volume in zip(paths, (item.volume, item.half1, item.half2), strict=True):
         write_volume(
             paths[kind],

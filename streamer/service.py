@@ -45,6 +45,12 @@ class Finished:
 
     outcome: Outcome
     state: SessionState
+    expected: int | None = None  # particles that were to come, where that is known
+
+    @property
+    def coming(self) -> int:
+        """Particles that were to be learned from, as far as known."""
+        return self.state.ledger.received if self.expected is None else self.expected
 
 
 def open_bus(settings: Settings) -> Transport:
@@ -161,6 +167,7 @@ def run_session(
             digest=training_digest(settings),
             inline_volumes=settings.snapshots.inline_volumes,
             pictures=settings.snapshots.pictures,
+            symmetry=settings.engine.symmetry,
             hook=hook,
             tell=observer.found,
         )

@@ -14,10 +14,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reconstruct.types import StepReport
+from streamer.caption import Caption, phase_told
 from streamer.drawing import (
     GRID,
     INK,
     MUTED,
+    WARNING,
     Page,
     class_colour,
     resolution_ticks,
@@ -27,6 +29,7 @@ from streamer.drawing import (
 
 __all__ = ["timeline_png"]
 
+_NO_CAPTION = Caption()
 _WIDTH = 1600
 _LEFT = 92
 _RIGHT = 150  # room for the names at the ends of the curves
@@ -45,15 +48,15 @@ _QUIET_EVENTS = frozenset({"phase", "resolution"})
 _MAX_MARKS = 12
 
 
-def timeline_png(reports: Sequence[StepReport], *, title: str = "") -> bytes:
+def timeline_png(reports: Sequence[StepReport], caption: Caption = _NO_CAPTION) -> bytes:
     """Draw a session's steps.
 
     Parameters
     ----------
     reports
         Every step so far, in order; none gives a page that says so.
-    title
-        What a person calls the session.
+    caption
+        What is said beside the curves.
 
     Returns
     -------
@@ -67,7 +70,7 @@ def timeline_png(reports: Sequence[StepReport], *, title: str = "") -> bytes:
         page.text(_LEFT, 60, "No steps yet", size=21, bold=True)
         return page.png()
     last = shown[-1]
-    _draw_header(page, last, title)
+    _draw_header(page, last, caption)
     presented = np.array([report.particles_presented for report in shown])
     panels = [
         page.axes(_LEFT, _FIRST_PANEL + row * _PANEL_STEP, _WIDTH - _LEFT - _RIGHT, _PANEL_HEIGHT)
@@ -83,7 +86,7 @@ def timeline_png(reports: Sequence[StepReport], *, title: str = "") -> bytes:
         page.heading(_LEFT, _FIRST_PANEL + row * _PANEL_STEP - above, headings[row])
         axes.set_xlim(0, max(int(presented[-1]), 1))
         _shade_phases(axes, shown, named=row == 0)
-    _draw_resolution(panels[0], shown, presented, n_classes)
+    _draw_resolution(panels[0], shown, presented, n_classes, none=caption.no_resolution)
     _draw_evidence(panels[1], shown, presented)
     if n_panels == 3:
         _draw_occupancy(panels[2], shown, presented, n_classes)
@@ -103,25 +106,29 @@ def _thin(reports: Sequence[StepReport]) -> list[StepReport]:
     return shown
 
 
-def _draw_header(page: Page, last: StepReport, title: str) -> None:
+def _draw_header(page: Page, last: StepReport, caption: Caption) -> None:
     page.text(_LEFT, 50, f"{last.particles_seen:,} particles", size=21, bold=True)
-    facts = [f"step {last.step:,}", f"{last.phase} phase"]
+    phase = caption.phase or phase_told(last.phase, last.class_phases)
+    facts = [caption.stopped, f"step {last.step:,}", f"{phase} phase", caption.symmetry]
     known = [value for value in last.resolution_angstrom if value is not None]
-    facts.append(f"best resolution {resolution_words(min(known, default=None))}")
-    page.text(_LEFT, 80, "  ·  ".join(facts), size=11, colour=MUTED)
-    page.text(_WIDTH - 40, 50, title or " ", size=13, across="right")
+    best = resolution_words(min(known, default=None), none=caption.no_resolution)
+    facts.append(f"best resolution {best}")
+    colour = WARNING if caption.warns else MUTED
+    page.text(_LEFT, 80, "  ·  ".join(filter(None, facts)), size=11, colour=colour)
+    page.text(_WIDTH - 40, 50, caption.title or " ", size=13, across="right")
     page.line([_LEFT, _WIDTH - 40], [98, 98], colour=GRID, width=1.2)
 
 
 def _shade_phases(axes: Axes, shown: Sequence[StepReport], *, named: bool) -> None:
+    phases = [phase_told(report.phase, report.class_phases) for report in shown]
     start = 0
     for index, report in enumerate(shown):
         is_last = index == len(shown) - 1
-        if is_last or shown[index + 1].phase != report.phase:
+        if is_last or phases[index + 1] != phases[index]:
             end = report.particles_presented
-            axes.axvspan(start, end, color=_PHASE_COLOURS[report.phase], linewidth=0, zorder=0)
+            axes.axvspan(start, end, color=_PHASE_COLOURS[phases[index]], linewidth=0, zorder=0)
             if named and end - start > 0.07 * shown[-1].particles_presented:
-                _note(axes, (start + end) / 2, report.phase, offset=4)
+                _note(axes, (start + end) / 2, phases[index], offset=4)
             start = end
 
 
@@ -139,7 +146,7 @@ def _note(axes: Axes, place: float, words: str, *, offset: float) -> None:
 
 
 def _draw_resolution(
-    axes: Axes, shown: Sequence[StepReport], presented: np.ndarray, n_classes: int
+    axes: Axes, shown: Sequence[StepReport], presented: np.ndarray, n_classes: int, *, none: str
 ) -> None:
     ends: list[tuple[float, str, str]] = []
     highest = 0.0
@@ -160,7 +167,7 @@ def _draw_resolution(
             ends.append((float(places[-1]), name, colour))
     if not highest:
         axes.set_yticks([])
-        axes.text(0.5, 0.5, "not yet", transform=axes.transAxes, ha="center", color=MUTED)
+        axes.text(0.5, 0.5, none, transform=axes.transAxes, ha="center", color=MUTED)
         return
     bottom, top = 0.9 * lowest, 1.06 * highest
     axes.set_ylim(bottom, top)
@@ -242,14 +249,16 @@ def _finish(axes: Axes, shown: Sequence[StepReport], *, named: bool) -> None:
     style_axes(axes)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    last = shown[-1]
-    if last.particles_presented > last.particles_seen:
-        complete = next(r for r in shown if r.particles_seen == last.particles_seen)
-        axes.axvline(complete.particles_presented, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
-        if named and complete.particles_presented < 0.9 * last.particles_presented:
+    for racing, words in ((True, "starts compared"), (False, "all particles seen, replay")):
+        again = [r for r in shown if not r.new_particles and (r.phase == "initial") == racing]
+        if not again:
+            continue
+        start = again[0].particles_presented - again[0].replayed_particles
+        axes.axvline(start, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
+        if named and again[-1].particles_presented - start > 0.1 * axes.get_xlim()[1]:
             axes.annotate(
-                "all particles seen, replay",
-                (complete.particles_presented, 1),
+                words,
+                (start, 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(5, -12),
                 textcoords="offset points",

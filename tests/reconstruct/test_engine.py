@@ -271,6 +271,16 @@ def test_no_resolution_is_claimed_during_the_race() -> None:
             assert report.resolution_angstrom == (None,)
 
 
+def test_a_map_that_was_chosen_just_now_has_no_resolution_yet() -> None:
+    """Its half-sets have learned from one reference so far."""
+    done = run(replace(SETTINGS, replay_passes=0), particles(SETTINGS.race_particles))
+    assert any(event.kind == "race" for event in done.reports[-1].events)
+    (item,) = done.engine.snapshot().classes
+    assert (item.resolution_angstrom, item.why_none) == (None, "sharing")
+    (told,) = plain().engine.snapshot().classes
+    assert (told.resolution_angstrom, told.why_none) == (None, "few_particles")
+
+
 def test_assignments_are_of_every_particle_in_order() -> None:
     found, truth = plain().engine.assignments(), simulated(PARTICLES)
     assert np.array_equal(found.particle_ids, truth.particle_ids)

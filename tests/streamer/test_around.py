@@ -16,7 +16,7 @@ from streamer.control import ask
 from streamer.crashes import CrashNotes
 from streamer.errors import ConfigurationError, TwinError
 from streamer.lease import Lease
-from streamer.progress import LiveProgress, PlainProgress, progress_for
+from streamer.progress import LiveProgress, PlainProgress, WordsProgress, progress_for
 from streamer.state import SessionState
 from streamer.transports.base import TopicPartition
 from tests.streamer.bench import Bench
@@ -124,6 +124,34 @@ def test_lines_of_steps_are_as_far_apart_as_asked_unless_something_happens() -> 
     ]
     assert lines[3] == "event kind=race message=words"
     assert "occupancy=0.75/0.25" in lines[0]
+
+
+def test_lines_for_a_person_are_sentences() -> None:
+    log, now_s = io.StringIO(), 100.0
+    assert isinstance(progress_for(Console(file=log), every_s=5.0), WordsProgress)
+    words = WordsProgress(
+        Console(file=log, width=200), every_s=5.0, expected=10_000, clock_s=lambda: now_s
+    )
+    words.started(SessionState(), ())
+    seen = {"particles_seen": 3400, "particles_presented": 4300}
+    one = {"resolution_angstrom": (18.21,), "occupancy": (1.0,), **seen}
+    again = replace(STEP, new_particles=0, replayed_particles=50)
+    for at_s, report in (
+        (110.0, replace(STEP, phase="intermediate", **one)),  # type: ignore[arg-type]
+        (112.0, again),
+        (114.0, again),  # nothing new
+        (115.0, replace(STEP, events=(EngineEvent("race", "Kept the best."),))),
+    ):
+        now_s = at_s
+        words.stepped(report, SessionState())
+    assert log.getvalue().splitlines() == [
+        "10 s  3,400 of 10,000 particles, intermediate phase, 430 particles/s, resolution 18.2 Å",
+        "12 s  100 of 10,000 particles, initial phase, comparing starts, which can take a minute, "
+        "8 particles/s, class 1 - (75 %), class 2 - (25 %)",
+        "15 s  100 of 10,000 particles, initial phase, 7 particles/s, class 1 - (75 %), "
+        "class 2 - (25 %)",
+        "15 s  event: Kept the best.",
+    ]
 
 
 def test_speed_is_that_of_late_and_the_end_is_in_sight() -> None:

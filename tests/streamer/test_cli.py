@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 import re
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,7 +29,7 @@ from streamer.config import Settings
 from streamer.demo import DemoSet
 from streamer.engines import check_geometry
 from streamer.transports import open_transport
-from tests.integration.processes import ROOT, inside, run
+from tests.integration.processes import ROOT, inside, lines_until, run, started
 from tests.streamer.fake_engine import FakeEngine
 
 N = 260
@@ -84,12 +86,8 @@ def test_run_begins_anew_and_gives_the_same_bits(star: Path, tmp_path: Path, sum
     out = tmp_path / "out"
     assert inside("run", str(star), f"--out={out}").returncode == 0
     first = (out / "class_001.mrc").read_bytes()
-    left_over = [out / "series.zip", out / "particles_unused.star"]
-    for path in left_over:
-        path.touch()
     assert inside("run", str(star), f"--out={out}").returncode == 0
     assert (out / "class_001.mrc").read_bytes() == first
-    assert not any(path.exists() for path in left_over)
 
 
 def test_a_run_does_not_write_over_its_own_particles(
@@ -117,9 +115,33 @@ def test_plain_lines_of_a_service_are_one_per_step(star: Path, tmp_path: Path, s
 
 def test_plain_lines_of_a_run_are_few(star: Path, tmp_path: Path, sums: None) -> None:
     done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--set=engine.minibatch_initial=10")
-    assert done.stdout.count("\nsnapshot id=") == 1
-    assert done.stdout.startswith("step step=1 phase=initial particles=10 ")
-    assert done.stdout.count("step step=") < 5  # of 28, in far less than five seconds each
+    assert done.stdout.count(f" s  maps of {N} particles written") == 1
+    assert re.match(rf"\d+ s  10 of {N} particles, initial phase, ", done.stdout)
+    assert re.search(r"^\d+ s  event: The first update\.$", done.stdout, re.MULTILINE)
+    assert done.stdout.count(" particles, initial phase") < 5  # of 28, far less than 5 s each
+
+
+def test_a_run_that_is_stopped_says_so_everywhere_and_how_to_go_on(
+    star: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("run", str(star), f"--out={out}", "--set=engine.minibatch_initial=10")
+    with started(*arguments, FAKE_STEP_S="0.2") as process:
+        lines_until(process, "0 s  ")
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, said
+    report = json.loads((out / "report.json").read_text())
+    learned = report["particles"]["trained"]
+    words = f"stopped early: {learned} of {N} particles learned from"
+    assert 0 < learned < N
+    assert (report["outcome"], report["message"]) == ("stopped_early", words)
+    assert words in said
+    assert "the same command begins anew" in said
+    assert report["phase"] == "initial"
+    assert {one["warning"] for one in report["classes"]} == {
+        f"{learned} particles: too few to trust"
+    }
 
 
 def test_a_missing_file_is_one_line_and_leaves_no_folder(tmp_path: Path) -> None:
@@ -162,13 +184,15 @@ def test_an_unknown_kind_of_file_is_one_line(tmp_path: Path) -> None:
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_line(
-    star: Path, tmp_path: Path, sums: None
+    star: Path, tmp_path: Path, sums: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(streamer.run, "check_geometry", lambda *_: "a note")
     (tmp_path / "file").write_text("")
     done = inside("run", str(star), f"--out={tmp_path / 'file' / 'o'}")
     assert done.returncode == 2
     assert "cannot write into" in one_line(done.stderr)
     assert "--out" in done.stderr
+    assert "a note" not in done.stderr  # what concerns the run is said once it begins
 
 
 def test_an_unreachable_broker_is_one_line(tmp_path: Path) -> None:
@@ -182,7 +206,7 @@ def test_an_unreachable_broker_is_one_line(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_one_line(star: Path, tmp_path: Path) -> None:
     done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--classes=0")
     assert done.returncode == 2
-    assert "n_classes must be above 0" in one_line(done.stderr)
+    assert "--classes (setting engine.n_classes) must be above 0" in one_line(done.stderr)
     done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--set=nonsense")
     assert "--set name=value" in one_line(done.stderr)
     done = inside("run", str(star), f"--out={tmp_path / 'o'}", "--set=engine.noise_sourc=1")
@@ -216,7 +240,7 @@ def test_doctor_says_what_is_wrong_and_changes_nothing(tmp_path: Path) -> None:
     arguments = ("doctor", f"--bus={bus}", f"--out={tmp_path / 'o'}")
     done = inside(*arguments)
     assert done.returncode == 0, done.stdout
-    assert done.stdout.count("is not there yet: serve makes it") == 3
+    assert done.stdout.count("is not there yet: it will be made") == 3
     assert list(tmp_path.iterdir()) == []
     open_transport(bus).close()
     (tmp_path / "o").mkdir()
@@ -237,17 +261,19 @@ def test_doctor_looks_at_no_folder_that_was_not_named(
     star: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sums: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert inside("run", str(star)).returncode == 0  # leaves ./out, of a session named run
+    assert inside("run", str(star)).returncode == 0  # leaves ./out, of a session named as the file
     done = inside("doctor")
     assert done.returncode == 0, done.stdout
-    assert "output: no folder named, serve would take out" in done.stdout
+    assert "output: give --out DIR to have a folder checked" in done.stdout
+    assert "bus: run and demo need none" in done.stdout
+    assert "serve would" not in done.stdout
     assert "checkpoint" not in done.stdout
-    done = inside("doctor", "--out=out", "--session=run")
+    done = inside("doctor", "--out=out", "--session=particles")
     assert done.returncode == 0, done.stdout
-    assert f"checkpoint: session run, step 8, {N} particles trained" in done.stdout
+    assert f"checkpoint: session particles, step 8, {N} particles trained" in done.stdout
     done = inside("doctor", "--out=out")
     assert done.returncode == 1
-    assert "out/state holds session run, not default: give --session run" in done.stdout
+    assert "out/state holds session particles, not default: give --session particles" in done.stdout
 
 
 def test_doctor_tells_how_to_add_a_gpu_where_it_runs_from_a_clone(
@@ -310,7 +336,7 @@ def test_the_defaults_that_help_tells_are_those_of_the_settings() -> None:
         "--prefix": settings.topics_prefix,
         "--classes": engine.n_classes,
         "--symmetry": engine.symmetry,
-        "--max-resolution": f"{engine.finest_angstrom:g}",
+        "--max-resolution": f"{engine.finest_angstrom:g}, or 9.6 with T, O or I",
         "--pose-search": engine.pose_search,
         "--device": settings.device,
     }
@@ -320,6 +346,7 @@ def test_the_defaults_that_help_tells_are_those_of_the_settings() -> None:
         more |= {"--out": settings.out} if name in ("run", "serve") else {}
         more |= {"--particles": DemoSet().particles} if name == "demo" else {}
         more |= {"--metrics-port": settings.metrics.port} if name in ("serve", "doctor") else {}
+        more |= {"--session": "the file's"} if name == "run" else {}
         for parameter in command.params:
             for flag in {*parameter.opts} & {*expected, *more}:
                 (default,) = re.findall(r"\[default: (.*?)\]", parameter.help)
@@ -360,9 +387,9 @@ def test_a_real_session_of_files_gives_every_particle(
         (("--symmetry=D100",), "symmetry must be C1 to C99"),
         (("--symmetry=Auto5",), "or auto, which finds the group out"),
         (("--symmetry=I1",), "Give --symmetry I"),
-        (("--classes=0",), "n_classes must be above 0"),
+        (("--classes=0",), "--classes (setting engine.n_classes) must be above 0"),
         (("--seed=-1",), "seed must be 0 or more"),
-        (("--set=engine.particles_to_use=0",), "particles_to_use must be above 0"),
+        (("--set=engine.particles_to_use=0",), "engine.particles_to_use) must be above 0"),
         (("--max-resolution=100",), "ask for at most"),
         (("--pose-search=guess",), "'exhaustive' or 'branch_and_bound'"),
         (("--device=tpu",), "setting device"),
@@ -489,6 +516,8 @@ def test_a_run_of_some_particles_says_so_at_its_end(star: Path, tmp_path: Path, 
                  "--set=engine.minibatch_initial=50")  # fmt: skip
     assert "(--particles)" not in inside(*arguments).stdout
     assert f"; 50 of {N} used (--particles)" in inside(*arguments, "--particles=50").stdout
+    books = json.loads((tmp_path / "o" / "report.json").read_text())["particles"]
+    assert (books["trained"], books["left_out"], books["in_flight"]) == (50, N - 50, 0)
 
 
 def test_a_run_says_that_it_replaces_an_earlier_one_and_leaves_other_files(
@@ -499,12 +528,82 @@ def test_a_run_says_that_it_replaces_an_earlier_one_and_leaves_other_files(
     (out / "class_notes.txt").write_text("mine")
     first = inside("run", str(star), f"--out={out}")
     assert "are removed" not in first.stdout + first.stderr
-    (out / "class_004.mrc").write_bytes(b"of an earlier run")
+    (out / "class_007.mrc").write_bytes(b"mine")
+    more = inside("run", str(star), f"--out={out}", "--classes=2", "--particles=200")
+    assert "the results of an earlier run in" in more.stderr
+    assert {"class_002.mrc", "particles_unused.star"} <= {file.name for file in out.iterdir()}
     again = inside("run", str(star), f"--out={out}")
-    assert "the results of an earlier run in" in again.stdout + again.stderr
-    assert not (out / "class_004.mrc").exists()
-    assert (out / "class_001.mrc").exists()
-    assert (out / "class_notes.txt").read_text() == "mine"
+    assert again.returncode == 0, again.stderr
+    left = {file.name for file in out.iterdir() if file.is_file()}
+    listed = json.loads((out / "report.json").read_text())["files"]
+    assert left == {*listed, "class_007.mrc", "class_notes.txt"}
+    assert not {"class_002.mrc", "particles_unused.star"} & left
+    assert (out / "class_007.mrc").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("name", ["class_002_half1.mrc", "particles_unused.star", "report.json"])
+def test_a_run_refuses_to_write_over_a_file_that_no_run_wrote(
+    star: Path, tmp_path: Path, sums: None, name: str
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / name).write_text("mine")
+    done = inside("run", str(star), f"--out={out}")
+    assert done.returncode == 2
+    assert str(out / name) in one_line(done.stderr)
+    assert "--out" in done.stderr
+    assert [(file.name, file.read_text()) for file in out.iterdir()] == [(name, "mine")]
+
+
+def test_a_run_takes_the_place_of_one_that_was_killed_but_not_of_a_session(
+    star: Path, tmp_path: Path, sums: None
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("run", str(star), f"--out={out}")
+    assert inside(*arguments).returncode == 0
+    (out / "report.json").unlink()  # as when it was killed while it wrote its results
+    again = inside(*arguments)
+    assert again.returncode == 0, again.stderr
+    assert "the results of an earlier run in" in again.stderr
+    shutil.rmtree(out)
+    bus = f"--bus=sqlite:///{tmp_path}/bus.db"
+    assert inside("microscope", str(star), bus).returncode == 0
+    stops = ("serve", bus, f"--out={out}", "--metrics-port=0")
+    with started(*stops) as process:
+        lines_until(process, "step ")
+        process.terminate()
+        process.wait(30)
+    before = sorted(out.rglob("*"))
+    refused = inside(*arguments)
+    assert refused.returncode == 2
+    assert "perhaps of a session of serve" in one_line(refused.stderr)
+    assert sorted(out.rglob("*")) == before
+
+
+def test_results_of_an_earlier_version_are_not_guessed_at(
+    star: Path, tmp_path: Path, sums: None
+) -> None:
+    out = tmp_path / "out"
+    arguments = ("run", str(star), f"--out={out}")
+    assert inside(*arguments).returncode == 0
+    report = json.loads((out / "report.json").read_text())
+    del report["files"]
+    (out / "report.json").write_text(json.dumps(report))
+    before = sorted(out.rglob("*"))
+    refused = inside(*arguments)
+    assert refused.returncode == 2
+    assert "does not list the files" in one_line(refused.stderr)
+    assert sorted(out.rglob("*")) == before
+
+
+def test_a_run_is_named_after_its_file_or_as_asked(star: Path, tmp_path: Path, sums: None) -> None:
+    out = tmp_path / "out"
+    for more, expected in (((), "particles"), (("--session=grid4",), "grid4")):
+        done = inside("run", str(star), f"--out={out}", *more)
+        assert f"session {expected} ended" in done.stdout
+        assert json.loads((out / "report.json").read_text())["session"] == expected
+    assert streamer.run.session_of(Path("/data/job 12/_my set (2).star")) == "my-set-2-"
+    assert streamer.run.session_of(Path("°.star")) == "run"
 
 
 def test_a_file_in_place_of_the_output_folder_is_called_one(

@@ -54,8 +54,10 @@ def test_the_pose_search_is_taken_from_each_source(
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
-        ({"engine.n_classes": 0}, "n_classes must be above 0, not 0"),
+        ({"engine.n_classes": 0}, "--classes (setting engine.n_classes) must be above 0, not 0"),
         ({"engine.pose_search": "guess"}, "'exhaustive' or 'branch_and_bound'"),
+        ({"engine.replay_passes": -1}, "--passes (setting engine.replay_passes) must be 0 or more"),
+        ({"engine.race_starts": 0}, "setting engine: race_starts must be above 0, not 0"),
         ({"engine.clases": 2}, "no setting engine.clases; did you mean engine.n_classes?"),
         (
             {"snapshot.every_particles": 300},
@@ -67,7 +69,7 @@ def test_the_pose_search_is_taken_from_each_source(
         ({"bus": "localhost:9092"}, "setting bus"),
         ({"session": "a/b"}, "setting session"),
         ({"checkpoint.every_s": -1}, "setting checkpoint.every_s"),
-        ({"metrics.port": 99999}, "setting metrics.port"),
+        ({"metrics.port": 99999}, "--metrics-port (setting metrics.port): "),
         ({"xyzzy": 1}, "no setting xyzzy; sections are batch, checkpoint, engine"),
     ],
 )

@@ -449,7 +449,9 @@ def test_events_of_the_engine_reach_the_topic(make_bench: MakeBench) -> None:
 
 def test_a_lost_particle_is_noticed() -> None:
     ledger = Ledger(received=10, duplicate=2)
-    assert balance(ledger, stored=8, trained=5).in_flight == 3
+    books = balance(ledger, stored=8, trained=5)
+    assert books.in_flight == 3
+    assert [books.left_out(limit) for limit in (None, 5, 6, 8, 100)] == [0, 3, 2, 0, 0]
     with pytest.raises(AccountingError):
         balance(ledger, stored=7, trained=5)
 

@@ -8,15 +8,20 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import mrcfile
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 from PIL import Image
 
+from reconstruct.engine_events import symmetry_event
 from reconstruct.types import ClassSnapshot, EngineEvent, Geometry, Snapshot, StepReport
+from streamer.caption import Caption, caption_of, phase_told, stopped_words, symmetry_words
 from streamer.drawing import Page, resolution_ticks, resolution_words
+from streamer.findings import lasting
 from streamer.panels import draw_fsc
 from streamer.pictures import snapshot_png
 from streamer.preview import (
@@ -168,7 +173,7 @@ def test_a_picture_is_drawn_quickly_for_any_number_of_classes(n_classes: int) ->
     spent_s = []
     for _ in range(2):  # the better one: other processes share the processor's caches
         start = time.process_time()
-        png = snapshot_png(snapshot, title="Grid 4")
+        png = snapshot_png(snapshot, Caption(title="Grid 4"))
         spent_s.append(time.process_time() - start)
     assert min(spent_s) < SLOWEST_PICTURE_S
     shown = pixels(png)
@@ -200,7 +205,7 @@ def test_hostile_snapshots_are_still_drawn() -> None:
     for classes in ((nothing,), (nothing, broken), (broken,)):
         png = snapshot_png(Snapshot(0, "waiting", 0, 0, Geometry(BOX, 4.0), classes))
         assert pixels(png).size
-    assert pixels(snapshot_png(a_snapshot(1), title="$x_{1 & <b> \\frac")).size
+    assert pixels(snapshot_png(a_snapshot(1), Caption(title="$x_{1 & <b> \\frac"))).size
 
 
 def drawn_fsc(snapshot: Snapshot) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -300,6 +305,106 @@ def test_ticks_read_in_angstrom_and_never_crowd() -> None:
     assert min(np.diff(places)) >= 1 / 8 / 8
     assert [float(label) for label in labels] == pytest.approx([1 / place for place in places])
     assert resolution_words(None) == "not yet"
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """All words that are written on pages from now on."""
+    words: list[str] = []
+    write = Page.text
+
+    def text(self: Page, left: float, top: float, said: str, **more: Any) -> Any:
+        words.append(said)
+        return write(self, left, top, said, **more)
+
+    def note(self: Axes, said: str, *place: Any, **more: Any) -> Any:
+        words.append(said)
+        return annotate(self, said, *place, **more)
+
+    annotate = Axes.annotate
+    monkeypatch.setattr(Page, "text", text)
+    monkeypatch.setattr(Axes, "annotate", note)
+    return words
+
+
+@pytest.mark.parametrize("n_classes", [1, 3])
+def test_pictures_say_that_a_session_was_stopped_and_what_was_imposed(
+    written: list[str], n_classes: int
+) -> None:
+    snapshot = a_snapshot(n_classes)
+    stopped = stopped_words(900, 3000)
+    caption = caption_of(snapshot, title="g", symmetry="symmetry O imposed", stopped=stopped)
+    snapshot_png(snapshot, caption)
+    timeline_png(reports(8, n_classes=n_classes), caption)
+    facts = [words for words in written if words.startswith("stopped early: 900 of 3,000")]
+    assert len(facts) == 2
+    assert all("intermediate phase  ·  symmetry O imposed" in words for words in facts)
+
+
+def test_a_map_of_few_particles_is_not_to_be_trusted(written: list[str]) -> None:
+    few = replace(a_class(blob(z=0, y=0, x=0), resolution=None), particles=5)
+    snapshot_png(replace(a_snapshot(1), classes=(few,), particles_seen=5))
+    assert "5 particles: too few to trust" in written
+    snapshot_png(a_snapshot(1))
+    assert "950 particles" in written
+    snapshot_png(replace(a_snapshot(2), classes=(few, a_class(few.volume))))
+    assert written.count("too few to trust") == 1
+    resting = replace(few, volume=np.zeros_like(few.volume))
+    written.clear()
+    snapshot_png(replace(a_snapshot(2), classes=(resting, a_class(few.volume))))
+    assert {"at rest", "no map"} <= set(written)
+    assert "too few to trust" not in written
+
+
+def test_a_resolution_that_is_not_there_is_explained_once_no_more_comes(
+    written: list[str],
+) -> None:
+    none = replace(a_class(blob(z=0, y=0, x=0), resolution=None), why_none="starts_disagree")
+    for classes in ((none,), (none, none)):
+        snapshot = replace(a_snapshot(1), classes=classes)
+        snapshot_png(snapshot, caption_of(snapshot, title="", over=False))
+        assert not any("disagree" in words for words in written)
+        assert any("not yet" in words for words in written)
+        written.clear()
+        snapshot_png(snapshot, caption_of(snapshot, title=""))
+        assert not any("not yet" in words for words in written)
+        assert any("two starts disagree" in words for words in written)
+        timeline_png(
+            [replace(reports(1)[0], resolution_angstrom=(None,))], caption_of(snapshot, title="")
+        )
+        assert any("best resolution none: two starts disagree" in words for words in written)
+        written.clear()
+
+
+def test_the_phase_of_a_session_is_final_once_each_class_is() -> None:
+    assert phase_told("initial", ["initial"]) == "initial"
+    assert phase_told("final", ["final", "intermediate"]) == "intermediate"
+    assert phase_told("intermediate", ["final", "final"]) == "final"
+    assert phase_told("final", []) == "final"
+
+
+def test_rounds_of_the_first_map_are_not_called_replay(written: list[str]) -> None:
+    session = reports(10, n_classes=1)
+    last = session[-1]
+    again = {"new_particles": 0, "replayed_particles": 500, "particles_seen": 1000}
+    for phase, expected in (("initial", "starts compared"), ("final", "replay")):
+        more = replace(last, phase=phase, particles_presented=1500, **again)  # type: ignore[arg-type]
+        written.clear()
+        timeline_png([*session, more])
+        notes = [words for words in written if "replay" in words or "compared" in words]
+        assert len(notes) == 1
+        assert expected in notes[0]
+
+
+def test_a_symmetry_that_hardly_fits_is_told_so() -> None:
+    assert symmetry_words("C1", "C1", {}) == ""
+    assert symmetry_words("auto", "C1", {}) == ""
+    assert symmetry_words("O", "C1", {}) == "symmetry O not imposed"
+    assert symmetry_words("O", "O", {}) == "symmetry O imposed"
+    told = lasting(replace(reports(1)[0], events=(symmetry_event("O", 0.1, believed=False),)))
+    assert symmetry_words("O", "O", told) == "symmetry O imposed, though its axes hardly fit"
+    told = lasting(replace(reports(1)[0], events=(symmetry_event("O", 0.8, believed=True),)))
+    assert symmetry_words("O", "O", told) == "symmetry O imposed"
 
 
 @pytest.mark.data

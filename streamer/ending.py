@@ -1,0 +1,49 @@
+"""The last words of a session: what came of it, how to go on, and where its results are."""
+
+from __future__ import annotations
+
+from rich.console import Console
+
+from streamer.caption import stopped_words
+from streamer.config import Settings
+from streamer.service import Finished
+
+__all__ = ["RUN_AGAIN", "SERVE_AGAIN", "tell_end"]
+
+RUN_AGAIN = (
+    "a run cannot be gone on with: the same command begins anew, in place of these results; a "
+    "session of serve goes on where it stopped"
+)
+SERVE_AGAIN = "the same command goes on where it stopped"
+
+
+def tell_end(console: Console, settings: Settings, finished: Finished, *, go_on: str) -> None:
+    """Say what came of a session, where its results are and, if it was stopped, how to go on."""
+    books = finished.state.balance()
+    limit = settings.engine.particles_to_use
+    cut = limit is not None and books.trained == limit < books.received
+    limited = f"; {limit} of {books.received} used (--particles)" if cut else ""
+    words = f"ended: {books.trained} particles trained of {books.received} received"
+    if finished.outcome != "ended":
+        words = stopped_words(books.trained, finished.coming)
+    console.print(
+        f"session {settings.session} {words}, {books.quarantined} quarantined, "
+        f"{books.duplicate} duplicate{limited}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    if finished.outcome != "ended":
+        console.print(f"  {go_on}", markup=False, highlight=False, soft_wrap=True)
+    if (settings.out / "report.json").exists():
+        for name, what in (
+            ("class_001.mrc", "maps and half-maps, one set per class"),
+            ("particles.star", "poses and classes"),
+            ("picture.png", "the last maps in one picture"),
+            ("timeline.png", "how the session went"),
+            ("series", "every snapshot on the way"),
+            ("report.json", "numbers, settings, versions"),
+        ):
+            if (settings.out / name).exists():
+                path = settings.out / name
+                console.print(f"  {path}  {what}", markup=False, highlight=False, soft_wrap=True)
