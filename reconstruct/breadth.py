@@ -1,24 +1,27 @@
-"""How wide a pose search is: whether the particles' posteriors are broad, and what that changes.
+"""How wide a pose search is: whether a broad one finds more of the posterior, and what it is.
 
 Particles that show little have hundreds of poses that fit nearly as well as the best. A coarse pass
 over few shells then tells hardly anything, and a search that keeps a few cells takes these for all
-there are: the map is made from poses that are too sure, and is held back by it.
+there are: the map is made from poses that are too sure, and is held back by it. What is lost shows
+in the evidence, so that some particles are searched in both ways, now and then.
 docs/decisions/pose-search.md has the measurements.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 __all__ = ["BROAD", "COLD", "USUAL", "Breadth", "Width"]
 
-BROAD_BELOW = 0.2  # weight of its best cell, under which a posterior is broad
-NARROW_ABOVE = 0.5
-JUDGED_ON = 100.0  # particles at least, of which half decide
+BETTER = 1.01  # of a usual search's evidence, that a broad one must find
+DEVIATIONS = 2.0  # of the mean difference, to change anything
+COMPARED_ON = 64  # particles, half of either half-set
+FEWEST = 8  # of them, for a comparison
+COMPARED_AGAIN = 1.4  # times as many presentations later
 
 
 @dataclass(frozen=True)
@@ -40,39 +43,55 @@ BROAD = Width(coarse_radius=8, keep=80, edge_shells=1.1, sharpness=(0.5, 0.7, 1.
 
 @dataclass
 class Breadth:
-    """What searches have found since it was last judged, and the judgement."""
+    """Whether searches are broad, and what a comparison said of it."""
 
     is_broad: bool = False
-    changed_at: float = 0.0  # presentations of the learner, when the judgement became another
-    seen: float = 0.0  # particles searched everywhere
-    broad: float = 0.0  # of these, so many have a broad posterior
-    narrow: float = 0.0  # or a narrow one
+    wanted: bool = False  # what the last comparison said, until the next references are made
+    changed_at: float = 0.0  # presentations of the learner, when searches became wider or less so
+    compared_at: float = 0.0  # and when both were last compared
 
     @property
     def width(self) -> Width:
         """How wide a warm search is."""
         return BROAD if self.is_broad else USUAL
 
-    def note(self, best: npt.NDArray[np.floating]) -> None:
-        """Take in the weights (b,) of the best cells of particles searched everywhere."""
-        self.seen += len(best)
-        self.broad += float(np.count_nonzero(best < BROAD_BELOW))
-        self.narrow += float(np.count_nonzero(best > NARROW_ABOVE))
+    @property
+    def other(self) -> Breadth:
+        """What it is compared with."""
+        return replace(self, is_broad=not self.is_broad)
+
+    def due(self, presented: float) -> bool:
+        """Whether it is time to compare: at growing distances."""
+        return presented >= COMPARED_AGAIN * self.compared_at
+
+    def compare(
+        self,
+        as_now: npt.NDArray[np.floating],
+        otherwise: npt.NDArray[np.floating],
+        presented: float,
+    ) -> None:
+        """Take in the evidence (b,) of the same particles as searched now and in the other way."""
+        if len(as_now) < FEWEST:
+            return
+        gain = np.subtract(otherwise, as_now, dtype=np.float64)
+        usual = otherwise if self.is_broad else as_now
+        beyond = gain if not self.is_broad else -gain  # of a broad search
+        least = (BETTER - 1.0) * max(float(usual.mean()), 0.0)
+        error = float(beyond.std(ddof=1)) / np.sqrt(len(beyond))
+        if abs(beyond.mean() - least) > DEVIATIONS * error:
+            self.wanted = bool(beyond.mean() > least)
+        self.compared_at = presented
 
     def settle(self, presented: float) -> None:
-        """Judge by what most particles say, if there are enough: after ``presented`` of them."""
-        if self.seen < JUDGED_ON:
-            return
-        before, say_so = self.is_broad, self.seen - self.narrow if self.is_broad else self.broad
-        self.is_broad = 2 * say_so > self.seen
-        self.changed_at = self.changed_at if self.is_broad == before else presented
-        self.seen = self.broad = self.narrow = 0.0
+        """Go on as the last comparison said, after ``presented`` particles."""
+        if self.wanted != self.is_broad:
+            self.is_broad, self.changed_at = self.wanted, presented
 
     def dump(self) -> list[float]:
         """Everything that changes."""
-        return [float(self.is_broad), self.changed_at, self.seen, self.broad, self.narrow]
+        return [float(value) for value in astuple(self)]
 
     @classmethod
     def load(cls, state: Sequence[float]) -> Breadth:
         """What ``dump`` returned."""
-        return cls(bool(state[0]), *map(float, state[1:]))
+        return cls(bool(state[0]), bool(state[1]), *map(float, state[2:]))

@@ -29,7 +29,7 @@ __all__ = [
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-VERSION = 3
+VERSION = 4
 
 
 def pack(

@@ -24,6 +24,7 @@ from reconstruct.backend import Backend, cpu_backend
 from reconstruct.breadth import COLD, Breadth
 from reconstruct.centring import centred
 from reconstruct.classes import similarity_at
+from reconstruct.comparing import compare_cut, compare_widths
 from reconstruct.extent import particle_radius_pixels
 from reconstruct.fourier import HalfPlane
 from reconstruct.learned import LearnResult, Searched, Span, Start, first_half, learned
@@ -236,7 +237,7 @@ class Learner:
         first = first_half(half)
         searched = self.look(batch, first, cold=cold, workers=workers, start=start)
         if self.positivity.due(self.updates, cold=cold):
-            self._judge_cut(batch, first, searched.found, workers)
+            compare_cut(self, batch, first, searched.found, self._rng(), workers)
         return self.take_in(searched, window=window, workers=workers, began=began)
 
     def look(
@@ -269,8 +270,8 @@ class Learner:
         looked = self.clock()
         found, count = searched.found, len(searched)
         self.temperature = searched.temperature
-        if searched.tells_breadth:
-            self.breadth.note(found.weights[:, 0])
+        if searched.tells_breadth and self.breadth.due(self.presented):
+            compare_widths(self, searched, self._rng(), workers)
         accumulate(self, searched, window, workers)
         inserted = self.clock()
         self.presented += count
@@ -287,23 +288,6 @@ class Learner:
             "reconstruct": self.clock() - inserted,
         }
         return replace(found, stage_seconds=stages)
-
-    def _judge_cut(
-        self, batch: WeightedBatch, first: int, found: LearnResult, workers: Executor
-    ) -> None:
-        """Score particles that were not learned from yet with and without the cut at 0."""
-        best, stale = found.poses, self.stale
-        start = Start(best.rotation[:, 0], best.shift[:, 0], best.class_index[:, 0])
-
-        def evidence() -> Float32:
-            self.make_references()
-            rng = self._rng()
-            poses, _ = self.search(batch, first, rng, cold=False, workers=workers, start=start)
-            return self.backend.asnumpy(poses.evidence)
-
-        self.positivity.judge(evidence, start.class_index, self.n_classes)
-        self.make_references(workers)  # as was decided; the half maps are not compared yet
-        self.stale = stale
 
     def adopt(
         self,

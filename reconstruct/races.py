@@ -201,9 +201,12 @@ class Races(ABC):
         return spherical.TRIED if asked and can else ()
 
     def _near_ball(self, leader: Learner) -> Sphericity | None:
-        """How little views explain of some particles, if it is little and matters; or None."""
+        """How little views explain of some particles, if it is little and matters; or None.
+
+        None as well of fewer particles than starts of a near-ball learn from at once.
+        """
         asked = self.settings.cubic or len(self._learners) > 1
-        if self.settings.n_classes > 1 or not asked:
+        if self.settings.n_classes > 1 or not asked or len(self._replayable) < spherical.BATCH:
             return None
         rows, half = self._store.by_half(self._replayable[: spherical.PROBED])
         batch = self._weighted(rows, leader.insert_radius)

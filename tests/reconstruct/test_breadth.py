@@ -10,10 +10,10 @@ import pytest
 
 from reconstruct.breadth import (
     BROAD,
-    BROAD_BELOW,
     COLD,
-    JUDGED_ON,
-    NARROW_ABOVE,
+    COMPARED_AGAIN,
+    COMPARED_ON,
+    FEWEST,
     USUAL,
     Breadth,
 )
@@ -29,46 +29,49 @@ from tests.reconstruct.known_session import known_session
 from tests.reconstruct.small_sets import GEOMETRY, cube_of, plane, simulated, weighted
 from tests.reconstruct.test_learner import make_learner
 
-MANY = int(JUDGED_ON)
+EVIDENCE = np.full(COMPARED_ON, 50.0, np.float32)
+NOISE = np.resize(np.float32([-1.0, 1.0]), COMPARED_ON)  # its mean is 0
 
 
-def best_weights(broad: int, narrow: int, others: int = 0) -> np.ndarray:
-    """Weights of the best cells of particles whose posteriors are broad, narrow, or neither."""
-    middle = 0.5 * (BROAD_BELOW + NARROW_ABOVE)
-    return np.array(
-        [0.9 * BROAD_BELOW] * broad + [1.1 * NARROW_ABOVE] * narrow + [middle] * others, np.float32
-    )
-
-
+@pytest.mark.parametrize("before", [False, True])
 @pytest.mark.parametrize(
-    ("before", "broad", "narrow", "after"),
+    ("gain", "scatter", "after"),
     [
-        (False, MANY, 0, True),
-        (True, 0, MANY, False),
-        (False, 0, 0, False),
-        (True, 0, 0, True),
-        (True, MANY // 4, 3 * MANY // 4, False),  # a quarter is junk
-        (False, MANY // 4, 3 * MANY // 4, False),
-        (False, MANY // 3, 0, False),  # what is neither leaves it as it was
-        (True, 0, MANY // 3, True),
+        (2.0, 1.0, True),
+        (0.0, 1.0, False),  # a broad search takes twice the time: it must find more
+        (-2.0, 1.0, False),
+        (0.6, 4.0, None),  # too little for so few particles: as it was
+        (0.6, 0.1, True),
+        (0.4, 0.1, False),
     ],
 )
-def test_most_particles_decide_how_wide_to_search(
-    before: bool, broad: int, narrow: int, after: bool
+def test_a_broad_search_is_gone_on_with_where_it_explains_more(
+    before: bool, gain: float, scatter: float, after: bool | None
 ) -> None:
-    breadth = Breadth(is_broad=before)
-    breadth.note(best_weights(broad, narrow, MANY - broad - narrow))
-    breadth.settle(900.0)
-    changed_at = 900.0 if before != after else 0.0
-    assert breadth == Breadth(is_broad=after, changed_at=changed_at)  # counting begins anew
+    breadth = Breadth(is_broad=before, wanted=before)
+    usual, broad = EVIDENCE, EVIDENCE + np.float32(gain) + np.float32(scatter) * NOISE
+    breadth.compare(*((broad, usual) if before else (usual, broad)), presented=900.0)
+    assert breadth.is_broad is before  # until there are new references
+    breadth.settle(950.0)
+    expected = before if after is None else after
+    changed_at = 950.0 if before != expected else 0.0
+    assert breadth == Breadth(expected, expected, changed_at, compared_at=900.0)
 
 
-def test_a_few_particles_decide_nothing_until_there_are_more() -> None:
+def test_it_is_compared_at_growing_distances() -> None:
     breadth = Breadth()
-    for expected in (False, True):
-        breadth.note(best_weights(MANY // 2, 0))
-        breadth.settle(900.0)
-        assert breadth.is_broad is expected
+    assert breadth.due(10.0)
+    breadth.compare(EVIDENCE, EVIDENCE, presented=1000.0)
+    assert not breadth.due(COMPARED_AGAIN * 999.0)
+    assert breadth.due(COMPARED_AGAIN * 1000.0)
+
+
+def test_too_few_particles_decide_nothing() -> None:
+    breadth = Breadth()
+    few = EVIDENCE[: FEWEST - 1]
+    breadth.compare(few, few + 9.0, presented=900.0)
+    assert breadth == Breadth()
+    assert breadth.due(901.0)
 
 
 def test_a_broad_search_keeps_more_and_begins_at_a_higher_resolution() -> None:
@@ -100,7 +103,7 @@ def workers() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.mark.parametrize(
-    ("cold", "known", "wide", "counted"),
+    ("cold", "known", "wide", "compared"),
     [
         (False, False, False, True),
         (True, False, False, False),
@@ -108,8 +111,8 @@ def workers() -> Iterator[ThreadPoolExecutor]:
         (False, False, True, False),  # the course of near-balls has a width of its own
     ],
 )
-def test_usual_searches_are_counted_and_no_others(
-    workers: ThreadPoolExecutor, cold: bool, known: bool, wide: bool, counted: bool
+def test_usual_searches_are_compared_and_no_others(
+    workers: ThreadPoolExecutor, cold: bool, known: bool, wide: bool, compared: bool
 ) -> None:
     learner = make_learner()
     batch, half = weighted(simulated(40), learner.plane), np.repeat([0, 1], 20)
@@ -120,15 +123,18 @@ def test_usual_searches_are_counted_and_no_others(
         turns = np.tile(np.eye(3, dtype=np.float32).reshape(9), (40, 1))
         start = Start(turns, np.zeros((40, 2), np.float32), np.zeros(40, np.int32))
     learner.learn(batch, half, window=100.0, cold=cold, workers=workers, start=start)
-    assert learner.breadth.seen == (40 if counted else 0)
+    before = learner.breadth
+    assert (before.compared_at > 0) is compared
+    learner.learn(batch, half, window=100.0, cold=cold, workers=workers, start=start)
+    assert learner.breadth == before  # not again so soon
 
 
 def test_what_is_compared_is_searched_as_wide_as_the_session() -> None:
     with known_session() as session:
-        session.learner.breadth = Breadth(is_broad=True, seen=7.0)
+        session.learner.breadth = Breadth(is_broad=True, changed_at=7.0)
         copy = alone(session, 0, 5)
         assert copy.breadth == session.learner.breadth
-        assert copy.breadth is not session.learner.breadth  # they go on counting each for itself
+        assert copy.breadth is not session.learner.breadth  # they go on each for itself
         fresh = session.new_learner(6)
         assert not fresh.breadth.is_broad
         fresh.statistics, fresh.growth = copy.statistics, copy.growth

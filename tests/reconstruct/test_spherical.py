@@ -310,6 +310,19 @@ def test_a_shell_with_a_cubic_group_is_raced_again_and_ends_in_that_group() -> N
     assert np.corrcoef(turned.ravel(), fit[1:, 1:, 1:].ravel())[0, 1] > 0.98
 
 
+@pytest.mark.parametrize(("particles", "raced"), [(spherical.BATCH - 1, 0), (spherical.BATCH, 1)])
+def test_a_handful_of_particles_is_not_raced_again(particles: int, raced: int) -> None:
+    """Whose starts would take as many updates of them as thousands of presentations are."""
+    engine = Engine(replace(SETTINGS, replay_passes=0), GEOMETRY)
+    engine.add(shells(400).particle_images().span(slice(0, particles)))
+    kinds: list[str] = []
+    for report in engine.finish():
+        kinds += [event.kind for event in report.events]
+        if "near_spherical" in kinds:
+            break
+    assert kinds.count("near_spherical") == raced
+
+
 @pytest.mark.usefixtures("short")
 def test_opposites_join_after_the_race_and_the_best_are_kept() -> None:
     engine = started(shells(400))
