@@ -114,11 +114,15 @@ def class_evidence(session: Session) -> Float64:
 
 
 def alone(session: Session, k: int, number: int) -> Learner:
-    """A learner of class ``k`` alone, as it is; its radius stays. ``number`` keys its seed."""
+    """A learner of class ``k`` alone, as it is; its radius and the width of its searches stay.
+
+    ``number`` keys its seed.
+    """
     learner, copy = session.learner, session.new_learner(number)
     copy.growth = ShellGrowth(learner.radius, float("inf"))
     copy.split, copy.group = learner.split, learner.group
-    copy.presented, copy.breadth = learner.presented, replace(learner.breadth)
+    copy.presented = learner.presented
+    copy.breadth = replace(learner.breadth, compared_at=float("inf"))
     copy.statistics = learner.statistics[:, k : k + 1].copy()
     copy.mass = learner.mass[k : k + 1].copy()
     copy.mask_radius = learner.mask_radius[k : k + 1].copy()
