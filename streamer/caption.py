@@ -93,6 +93,8 @@ def symmetry_words(wanted: str, imposed: str, told: Mapping[str, Mapping[str, An
     if imposed == "C1":
         asked = wanted.strip().upper() not in ("C1", AUTO.upper())
         return f"symmetry {wanted} not imposed" if asked else ""
+    if wanted.strip().upper() == "C1":  # a start with a group leads the race of a near-ball
+        return f"symmetry {imposed} only tried out so far"
     words = f"symmetry {imposed} imposed"
     fits = told.get("symmetry/0", {}).get("values", {}).get("fits", 1.0)
     return words if fits else f"{words}, {_HARDLY}"

@@ -11,10 +11,10 @@ from streamer.service import Finished
 __all__ = ["RUN_AGAIN", "SERVE_AGAIN", "tell_end"]
 
 RUN_AGAIN = (
-    "a run cannot be gone on with: the same command begins anew, in place of these results; a "
-    "session of serve goes on where it stopped"
+    "a run cannot be continued: the same command starts over and replaces these results (a session "
+    "of serve continues where it stopped)"
 )
-SERVE_AGAIN = "the same command goes on where it stopped"
+SERVE_AGAIN = "the same command continues where it stopped"
 
 
 def tell_end(console: Console, settings: Settings, finished: Finished, *, go_on: str) -> None:

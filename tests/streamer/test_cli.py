@@ -137,7 +137,7 @@ def test_a_run_that_is_stopped_says_so_everywhere_and_how_to_go_on(
     assert 0 < learned < N
     assert (report["outcome"], report["message"]) == ("stopped_early", words)
     assert words in said
-    assert "the same command begins anew" in said
+    assert "the same command starts over" in said
     assert report["phase"] == "initial"
     assert {one["warning"] for one in report["classes"]} == {
         f"{learned} particles: too few to trust"

@@ -400,6 +400,7 @@ def test_a_symmetry_that_hardly_fits_is_told_so() -> None:
     assert symmetry_words("C1", "C1", {}) == ""
     assert symmetry_words("auto", "C1", {}) == ""
     assert symmetry_words("O", "C1", {}) == "symmetry O not imposed"
+    assert symmetry_words("C1", "O", {}) == "symmetry O only tried out so far"
     assert symmetry_words("O", "O", {}) == "symmetry O imposed"
     told = lasting(replace(reports(1)[0], events=(symmetry_event("O", 0.1, believed=False),)))
     assert symmetry_words("O", "O", told) == "symmetry O imposed, though its axes hardly fit"
