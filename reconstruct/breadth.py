@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 __all__ = ["BROAD", "COLD", "USUAL", "Breadth", "Width"]
 
+BRIGHT = 80.0  # nats per particle, from which a usual search was always better
 BETTER = 1.01  # of a usual search's evidence, that a broad one must find
 DEVIATIONS = 2.0  # of the mean difference, to change anything
 COMPARED_ON = 64  # particles, half of either half-set
@@ -60,9 +61,13 @@ class Breadth:
         """What it is compared with."""
         return replace(self, is_broad=not self.is_broad)
 
-    def due(self, presented: float) -> bool:
-        """Whether it is time to compare: at growing distances."""
-        return presented >= COMPARED_AGAIN * self.compared_at
+    def due(self, presented: float, evidence: float) -> bool:
+        """Whether it is time to compare: at growing distances, and not of bright particles.
+
+        ``evidence`` is the mean per particle in nats.
+        """
+        may_change = self.is_broad or evidence < BRIGHT
+        return may_change and presented >= COMPARED_AGAIN * self.compared_at
 
     def compare(
         self,

@@ -270,7 +270,7 @@ class Learner:
         looked = self.clock()
         found, count = searched.found, len(searched)
         self.temperature = searched.temperature
-        if searched.tells_breadth and self.breadth.due(self.presented):
+        if searched.tells_breadth and self.breadth.due(self.presented, self.evidence):
             compare_widths(self, searched, self._rng(), workers)
         accumulate(self, searched, window, workers)
         inserted = self.clock()

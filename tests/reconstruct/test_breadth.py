@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from reconstruct.breadth import (
+    BRIGHT,
     BROAD,
     COLD,
     COMPARED_AGAIN,
@@ -29,6 +30,7 @@ from tests.reconstruct.known_session import known_session
 from tests.reconstruct.small_sets import GEOMETRY, cube_of, plane, simulated, weighted
 from tests.reconstruct.test_learner import make_learner
 
+DIM = 0.5 * BRIGHT  # nats per particle
 EVIDENCE = np.full(COMPARED_ON, 50.0, np.float32)
 NOISE = np.resize(np.float32([-1.0, 1.0]), COMPARED_ON)  # its mean is 0
 
@@ -60,10 +62,15 @@ def test_a_broad_search_is_gone_on_with_where_it_explains_more(
 
 def test_it_is_compared_at_growing_distances() -> None:
     breadth = Breadth()
-    assert breadth.due(10.0)
+    assert breadth.due(10.0, DIM)
     breadth.compare(EVIDENCE, EVIDENCE, presented=1000.0)
-    assert not breadth.due(COMPARED_AGAIN * 999.0)
-    assert breadth.due(COMPARED_AGAIN * 1000.0)
+    assert not breadth.due(COMPARED_AGAIN * 999.0, DIM)
+    assert breadth.due(COMPARED_AGAIN * 1000.0, DIM)
+
+
+def test_bright_particles_are_not_compared_but_to_come_back() -> None:
+    assert not Breadth().due(10.0, BRIGHT)
+    assert Breadth(is_broad=True).due(10.0, BRIGHT)
 
 
 def test_too_few_particles_decide_nothing() -> None:
@@ -71,7 +78,7 @@ def test_too_few_particles_decide_nothing() -> None:
     few = EVIDENCE[: FEWEST - 1]
     breadth.compare(few, few + 9.0, presented=900.0)
     assert breadth == Breadth()
-    assert breadth.due(901.0)
+    assert breadth.due(901.0, DIM)
 
 
 def test_a_broad_search_keeps_more_and_begins_at_a_higher_resolution() -> None:
@@ -134,7 +141,7 @@ def test_what_is_compared_is_searched_as_wide_as_the_session() -> None:
         session.learner.breadth = Breadth(is_broad=True, changed_at=7.0)
         copy = alone(session, 0, 5)
         assert copy.breadth.is_broad
-        assert not copy.breadth.due(1e9)  # what a trial learns from may be junk
+        assert not copy.breadth.due(1e9, DIM)  # what a trial learns from may be junk
         fresh = session.new_learner(6)
         assert not fresh.breadth.is_broad
         fresh.statistics, fresh.growth = copy.statistics, copy.growth
