@@ -18,7 +18,6 @@ import numpy.typing as npt
 __all__ = ["BROAD", "COLD", "USUAL", "Breadth", "Width"]
 
 BRIGHT = 80.0  # nats per particle, from which a usual search was always better
-BETTER = 1.01  # of a usual search's evidence, that a broad one must find
 DEVIATIONS = 2.0  # of the mean difference, to change anything
 COMPARED_ON = 64  # particles, half of either half-set
 FEWEST = 8  # of them, for a comparison
@@ -79,12 +78,9 @@ class Breadth:
         if len(as_now) < FEWEST:
             return
         gain = np.subtract(otherwise, as_now, dtype=np.float64)
-        usual = otherwise if self.is_broad else as_now
-        beyond = gain if not self.is_broad else -gain  # of a broad search
-        least = (BETTER - 1.0) * max(float(usual.mean()), 0.0)
-        error = float(beyond.std(ddof=1)) / np.sqrt(len(beyond))
-        if abs(beyond.mean() - least) > DEVIATIONS * error:
-            self.wanted = bool(beyond.mean() > least)
+        error = float(gain.std(ddof=1)) / np.sqrt(len(gain))
+        if abs(gain.mean()) > DEVIATIONS * error:
+            self.wanted = self.is_broad != (gain.mean() > 0)
         self.compared_at = presented
 
     def settle(self, presented: float) -> None:

@@ -78,7 +78,7 @@ def score(
     """Search the particles ``rows`` in class ``k`` of a learner, alone; nothing is learned.
 
     ``crossed`` scores each half-set against the map of the other. The first result is the rows in
-    the order of the second. Whatever the learner, posteriors are as broad as the session's.
+    the order of the second. Whatever the learner, its searches are as broad as the session's.
     """
     rows, half = session.store.by_half(rows, crossed=crossed)
     batch = session.weigh(rows, learner.insert_radius)
@@ -122,7 +122,8 @@ def alone(session: Session, k: int, number: int) -> Learner:
     copy.growth = ShellGrowth(learner.radius, float("inf"))
     copy.split, copy.group = learner.split, learner.group
     copy.presented = learner.presented
-    copy.breadth = replace(learner.breadth, compared_at=float("inf"))
+    broad = learner.breadth.is_broad
+    copy.breadth = replace(learner.breadth, wanted=broad, compared_at=float("inf"))
     copy.statistics = learner.statistics[:, k : k + 1].copy()
     copy.mass = learner.mass[k : k + 1].copy()
     copy.mask_radius = learner.mask_radius[k : k + 1].copy()

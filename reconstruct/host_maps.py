@@ -50,7 +50,7 @@ def reference_cubes(
     cut
         (K,) whether negative density is cut away.
     resting
-        (K,) classes without a map, whose cubes are 0; not all of them.
+        (K,) classes without a map, whose cubes are 0.
     workers
         Threads that share the maps; None: one after the other.
     """

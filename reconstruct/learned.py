@@ -56,7 +56,7 @@ class Searched:
     spans: tuple[Span, ...]  # on a device those of a larger search may lie apart
     found: LearnResult  # of all half-set 0, then of all half-set 1
     temperature: float = 1.0  # of the posterior
-    tells_breadth: bool = False  # whether it was a usual search, warm and everywhere
+    tells_breadth: bool = False  # whether it was warm and everywhere, not of a near-ball
 
     def __len__(self) -> int:
         return len(self.found.class_mass)

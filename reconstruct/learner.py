@@ -267,11 +267,11 @@ class Learner:
         self, searched: Searched, *, window: float, workers: Executor, began: float | None = None
     ) -> LearnResult:
         """Learn from a minibatch that was searched, ``began`` by the clock; see ``learn``."""
-        looked = self.clock()
         found, count = searched.found, len(searched)
         self.temperature = searched.temperature
         if searched.tells_breadth and self.breadth.due(self.presented, self.evidence):
             compare_widths(self, searched, self._rng(), workers)
+        looked = self.clock()
         accumulate(self, searched, window, workers)
         inserted = self.clock()
         self.presented += count

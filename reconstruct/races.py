@@ -11,6 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +84,11 @@ class Races(ABC):
     @abstractmethod
     def _weighted(self, rows: Rows, radius: int) -> WeightedBatch:
         """Particles ready to be scored."""
+
+    @property
+    @abstractmethod
+    def _standing(self) -> dict[str, Any]:
+        """What a report says of the leader, which may change after its update."""
 
     @property
     def _awake(self) -> list[Learner]:
@@ -273,7 +279,8 @@ class Races(ABC):
                 spherical.make_opposite(start, self._new_learner(next(numbers))) for start in starts
             ]
         if spherical.is_over(before, presented, spherical.best_of_groups(starts)):
-            return with_events(report, *self._end_spherical(starts, waiting))
+            events = self._end_spherical(starts, waiting)
+            return with_events(replace(report, **self._standing), *events)
         self._learners = waiting + spherical.keep_best(starts, before)
         return report
 

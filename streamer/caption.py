@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from reconstruct.adopting import AUTO
 from reconstruct.snapshot import LEAST_PARTICLES
 from reconstruct.types import ClassSnapshot, Phase, Snapshot, WhyNone
 
 __all__ = [
+    "SEPARATOR",
     "Caption",
     "best_resolution_words",
     "caption_of",
@@ -25,14 +28,16 @@ __all__ = [
     "symmetry_words",
 ]
 
+SEPARATOR = "  ·  "  # of facts in one line
+_LONGEST = 48  # characters of a title
 _HARDLY = "though its axes hardly fit"
 _WHY: Mapping[WhyNone | None, str] = {
     "racing": "no map chosen yet",
-    "sharing": "halves just parted",
+    "sharing": "half-maps not independent yet",
     "few_particles": "too few particles",
     "noise": "no better than noise",
     "starts_disagree": "two starts disagree",
-    "in_doubt": "map in doubt",
+    "in_doubt": "map may be wrong",
     "halves_disagree": "half-maps disagree",
     None: "",
 }
@@ -50,8 +55,18 @@ class Caption:
     no_resolution: str = "not yet"  # what is said where no class has a resolution
 
     @property
+    def none(self) -> str:
+        """What is said of one of several classes that has no resolution."""
+        return "none" if self.over else "not yet"
+
+    @property
+    def remarks(self) -> str:
+        """What to say of the maps as a whole, in one line."""
+        return SEPARATOR.join(filter(None, (self.stopped, self.symmetry))) or " "
+
+    @property
     def warns(self) -> bool:
-        """Whether there is something that a person must not overlook."""
+        """Whether the remarks are something that a person must not overlook."""
         return bool(self.stopped) or self.symmetry.endswith(_HARDLY)
 
 
@@ -60,7 +75,7 @@ def caption_of(
 ) -> Caption:
     """Give what the pictures of a snapshot say, so that all of them say the same."""
     return Caption(
-        title=title,
+        title=title if len(title) <= _LONGEST else f"{title[: _LONGEST - 1]}…",
         symmetry=symmetry,
         stopped=stopped,
         over=over,
@@ -76,24 +91,38 @@ def phase_told(phase: Phase, class_phases: Sequence[Phase]) -> Phase:
     return "final" if all(one == "final" for one in class_phases) else "intermediate"
 
 
-def stopped_words(learned: int, expected: int) -> str:
-    """Say that a session was stopped before its end, and with how much of its particles."""
-    words = f"stopped early: {learned:,} of {expected:,} particles learned from"
-    return words if learned < expected else f"{words}, not all replays made"
+def stopped_words(learned: int, coming: int, phase: Phase) -> str:
+    """Say that a run was stopped before its end, and how far it had come.
+
+    Parameters
+    ----------
+    learned, coming
+        Particles that were learned from, and that were to be, as far as known.
+    """
+    if not learned:
+        return "stopped early, before the first particle"
+    if learned < coming:
+        return f"stopped early: {learned:,} of {coming:,} particles learned from"
+    left = "no map chosen yet" if phase == "initial" else "not all replays made"
+    return f"stopped early: all {learned:,} particles learned from, {left}"
 
 
-def symmetry_words(wanted: str, imposed: str, told: Mapping[str, Mapping[str, Any]]) -> str:
+def symmetry_words(
+    wanted: str, imposed: str, phase: Phase, told: Mapping[str, Mapping[str, Any]]
+) -> str:
     """Say which symmetry the maps have, if any was asked for or found.
 
     Parameters
     ----------
+    phase
+        Of the schedule.
     told
         What was found out about the session; see `streamer.findings`.
     """
+    asked = wanted.strip().upper() not in ("C1", AUTO.upper())
     if imposed == "C1":
-        asked = wanted.strip().upper() not in ("C1", AUTO.upper())
-        return f"symmetry {wanted} not imposed" if asked else ""
-    if wanted.strip().upper() == "C1":  # a start with a group leads the race of a near-ball
+        return f"symmetry {wanted} not imposed yet" if asked else ""
+    if not asked and phase == "initial":  # a start with a group leads the race of a near-ball
         return f"symmetry {imposed} only tried out so far"
     words = f"symmetry {imposed} imposed"
     fits = told.get("symmetry/0", {}).get("values", {}).get("fits", 1.0)
@@ -101,15 +130,15 @@ def symmetry_words(wanted: str, imposed: str, told: Mapping[str, Mapping[str, An
 
 
 def no_resolution_words(item: ClassSnapshot, *, over: bool) -> str:
-    """Say why a class has no resolution, if that is known and will stay so."""
-    return _WHY[item.why_none] if over else ""
+    """Say why the map of a class has no resolution, if that is known and will stay so."""
+    return _WHY[item.why_none] if over and np.any(item.volume) else ""
 
 
 def best_resolution_words(classes: Sequence[ClassSnapshot], *, over: bool) -> str:
     """Say that there is no resolution, and why where it is the same for all classes."""
     if not over:
         return "not yet"
-    reasons = {no_resolution_words(item, over=over) for item in classes}
+    reasons = {no_resolution_words(item, over=over) for item in classes if np.any(item.volume)}
     only = reasons.pop() if len(reasons) == 1 else ""
     return f"none: {only}" if only else "none"
 

@@ -270,7 +270,7 @@ def run(
     settings = settings_from(
         config,
         assign,
-        session=session or session_of(particles),
+        session=session,
         out=out,
         engine__n_classes=classes,
         engine__symmetry=symmetry,
@@ -284,6 +284,8 @@ def run(
         metrics__enabled=metrics_port is not None,
         metrics__port=metrics_port,
     )
+    if "session" not in settings.model_fields_set:
+        settings = settings.model_copy(update={"session": session_of(particles)})
     console, errors = consoles()
     say = partial(note_to, errors)
     finished = run_file(

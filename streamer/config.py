@@ -260,7 +260,7 @@ _FLAGS = {
 
 def with_flag(message: str) -> str:
     """Name the flag as well in a message that begins with the name of an engine's setting."""
-    name, _, rest = message.partition(" ")
+    name, _, rest = message.removeprefix("engine.").partition(" ")
     flag = _FLAGS.get(f"engine.{name}")
     return message if flag is None else f"{flag} (setting engine.{name}) {rest}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from streamer.caption import stopped_words
 from streamer.config import Settings
 from streamer.service import Finished
 
@@ -22,18 +21,16 @@ def tell_end(console: Console, settings: Settings, finished: Finished, *, go_on:
     books = finished.state.balance()
     limit = settings.engine.particles_to_use
     cut = limit is not None and books.trained == limit < books.received
-    limited = f"; {limit} of {books.received} used (--particles)" if cut else ""
-    words = f"ended: {books.trained} particles trained of {books.received} received"
-    if finished.outcome != "ended":
-        words = stopped_words(books.trained, finished.coming)
+    limited = f"; {limit:,} of {books.received:,} used (--particles)" if cut else ""
+    words = f"ended: {books.trained:,} particles trained of {books.received:,} received"
     console.print(
-        f"session {settings.session} {words}, {books.quarantined} quarantined, "
-        f"{books.duplicate} duplicate{limited}",
+        f"session {settings.session} {finished.stopped or words}, {books.quarantined:,} "
+        f"quarantined, {books.duplicate:,} duplicate{limited}",
         markup=False,
         highlight=False,
         soft_wrap=True,
     )
-    if finished.outcome != "ended":
+    if finished.stopped:
         console.print(f"  {go_on}", markup=False, highlight=False, soft_wrap=True)
     if (settings.out / "report.json").exists():
         for name, what in (

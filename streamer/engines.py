@@ -105,7 +105,7 @@ def check_engine_settings(settings: EngineSettings) -> None:
 
     for name, value in asdict(settings).items():
         if isinstance(value, float) and not math.isfinite(value):
-            words = with_flag(f"{name} must be a number, not {value}")
+            words = with_flag(f"engine.{name} must be a number, not {value}")
             raise ConfigurationError(words, _REMEDY)
     if settings.symmetry == AUTO:
         return

@@ -130,19 +130,31 @@ def host_session(
             transport=transport,
         )
         progress.close()
-        finished = replace(finished, expected=expected)
+        if finished.outcome != "ended":
+            stopped = _stopped(finished, expected=expected, limit=limit, waited=results_if_stopped)
+            finished = replace(finished, stopped=stopped)
         if finished.outcome == "ended" or results_if_stopped:
             write_results(
                 settings,
                 finished.state,
                 usage=usage,
                 reports=keeper.reports,
-                stopped=""
-                if finished.outcome == "ended"
-                else stopped_words(finished.state.trained, finished.coming),
+                stopped=finished.stopped,
                 table=table,
                 n_input=None if table is None else len(table),
                 device={"asked": asked, "used": backend.device, "name": backend.name},
             )
         linger(finished)
     return finished
+
+
+def _stopped(finished: Finished, *, expected: int | None, limit: int | None, waited: bool) -> str:
+    """Say how far a session had come; one that goes on later (not ``waited``) misses nothing."""
+    state, books = finished.state, finished.state.balance()
+    if not waited:
+        return f"stopped: {books.trained:,} particles learned from so far"
+    arrived = books.received if expected is None else expected
+    coming = arrived - books.quarantined - books.duplicate
+    return stopped_words(
+        books.trained, coming if limit is None else min(coming, limit), state.phase
+    )

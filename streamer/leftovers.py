@@ -1,8 +1,9 @@
 """What an earlier run left in an output folder: told from a user's own files, and removed.
 
 Promise: only what a run wrote is removed. A run lists what it wrote in `report.json`, and from its
-start on what it may write beside its checkpoints, so that one that was killed is known as well. A
-file that is on no list stays, and where it would be overwritten the run is refused at its start.
+start on, beside its checkpoints, what it may write, so that one that was killed is known as well.
+Of the folders of checkpoints and of the series only what bears their names goes. Any other file
+stays, and where it would be overwritten the run is refused at its start.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from streamer.service import writable_folder
 
 __all__ = ["begin_anew", "check_folder"]
 
-_CLAIM = "begun_by_run.json"  # in the folder of checkpoints
+_CLAIM = "begun_by_run.json"  # in the folder of checkpoints: whose they are, and what it may write
+_STATE = ("checkpoint-*.ckpt", "rows-*.seg", "lock", "owner", "crashes.json", _CLAIM)
+_SERIES = ("step-*",)
+_ELSEWHERE = "Give another folder with --out"
 
 
 def check_folder(settings: Settings, file: Path | None = None) -> tuple[str, ...]:
@@ -42,22 +46,37 @@ def check_folder(settings: Settings, file: Path | None = None) -> tuple[str, ...
         The run would overwrite a file that no run wrote, or its own particles; or what is there
         belongs to another session.
     """
+    try:
+        return _check(settings, file)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot look into {settings.out}: {error.strerror}", _ELSEWHERE
+        ) from error
+
+
+def _check(settings: Settings, file: Path | None) -> tuple[str, ...]:
     out = settings.out
+    real_out, real_state = out.resolve(), settings.state_folder.resolve()
+    if real_state == real_out or real_state in real_out.parents:
+        raise ConfigurationError(
+            f"the folder of checkpoints {settings.state_folder} holds the output folder {out}",
+            "Give a folder of its own as `state`, or leave that setting out",
+        )
     names, earlier = _names(settings, file), _listed(settings)
     if file is not None:
         real = file.resolve()
-        beside = real.parent == out.resolve() and real.name in {*names, *earlier}
-        if beside or any(folder.resolve() in real.parents for folder in _folders(settings)):
+        beside = real.parent == real_out and real.name in {*names, *earlier}
+        if beside or any(folder.resolve() in real.parents for folder, _ in _folders(settings)):
             raise ConfigurationError(
                 f"{file} would be overwritten: a run into {out} writes a file of that name, or "
                 "removes what is there",
-                "Give another folder with --out",
+                _ELSEWHERE,
             )
     for name in names:
         if name not in earlier and (out / name).exists():
             raise ConfigurationError(
                 f"{out / name} would be overwritten: no earlier run wrote it",
-                "Give another folder with --out, or move the file",
+                f"{_ELSEWHERE}, or move the file",
             )
     return earlier
 
@@ -79,24 +98,31 @@ def begin_anew(settings: Settings, file: Path | None = None) -> str:
     ConfigurationError
         As `check_folder`.
     """
-    earlier = [settings.out / name for name in check_folder(settings, file)]
-    gone = [path for path in earlier if path.is_file()]
-    gone += [folder for folder in _folders(settings) if _filled(folder)]
-    for path in gone:
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink()
-    with replace_atomically(writable_folder(settings.state_folder) / _CLAIM) as claim:
-        claim.write_text(json.dumps(_names(settings, file), indent=1) + "\n")
+    gone = [settings.out / name for name in check_folder(settings, file)]
+    for folder, patterns in _folders(settings):
+        gone += [path for pattern in patterns for path in folder.glob(pattern)]
+    gone = [path for path in gone if path.exists() or path.is_symlink()]
+    try:
+        for path in gone:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot remove {path}, which an earlier run left: {error.strerror}", _ELSEWHERE
+        ) from error
+    claim = {"out": str(settings.out.resolve()), "files": _names(settings, file)}
+    with replace_atomically(writable_folder(settings.state_folder) / _CLAIM) as note:
+        note.write_text(json.dumps(claim, indent=1) + "\n")
     if not gone:
         return ""
     return f"the results of an earlier run in {settings.out} are removed for this one"
 
 
-def _folders(settings: Settings) -> tuple[Path, ...]:
-    """What a run makes beside the files of its list."""
-    return settings.state_folder, settings.out / "series"
+def _folders(settings: Settings) -> tuple[tuple[Path, tuple[str, ...]], ...]:
+    """What a run makes beside the files of its list, and what it puts there."""
+    return (settings.state_folder, _STATE), (settings.out / "series", _SERIES)
 
 
 def _filled(folder: Path) -> bool:
@@ -125,42 +151,48 @@ def _listed(settings: Settings) -> tuple[str, ...]:
     ConfigurationError
         Something that is no run's is there, where a run would put or remove things.
     """
-    out = settings.out
+    out, state = settings.out, settings.state_folder
+    claim = _mapping(state / _CLAIM) if (state / _CLAIM).exists() else None
+    if _filled(state) and (claim is None or claim.get("out") != str(out.resolve())):
+        raise ConfigurationError(
+            f"{state} exists and was not made by a run into {out}; perhaps a session of serve is "
+            "in it",
+            _ELSEWHERE,
+        )
     if (out / "report.json").exists():
-        report = _read(out / "report.json")
-        if not isinstance(report, Mapping) or not isinstance(report.get("files"), list):
+        report = _mapping(out / "report.json")
+        if not isinstance(report.get("files"), list):
             raise ConfigurationError(
-                f"{out / 'report.json'} does not list the files of its session, as one of an "
-                f"earlier version does not, so that they cannot be told from your own",
-                "Give another folder with --out, or remove what you need no more",
+                f"{out / 'report.json'} was not written by a run of this version: it does not list "
+                "the files of its session, so that they cannot be told from your own",
+                f"{_ELSEWHERE}, or remove what you no longer need",
             )
-        bus = report.get("settings", {}).get("bus", "")
-        if not bus.startswith("memory://"):
+        wanted = report.get("settings")
+        bus = wanted.get("bus") if isinstance(wanted, Mapping) else None
+        if not str(bus).startswith("memory://"):
             raise ConfigurationError(
-                f"{out} holds the results of session {report.get('session')}, which is of serve",
-                "Give another folder with --out",
+                f"{out} holds the results of session {report.get('session')} of serve", _ELSEWHERE
             )
         return _plain(report["files"])
-    claim = settings.state_folder / _CLAIM
-    if claim.exists():
-        return _plain(_read(claim))
-    for folder in _folders(settings):
-        if _filled(folder):
-            raise ConfigurationError(
-                f"{folder} is there and not of an earlier run, perhaps of a session of serve",
-                "Give another folder with --out",
-            )
+    if claim is not None:
+        return _plain(claim.get("files"))
+    if _filled(out / "series"):
+        raise ConfigurationError(f"{out / 'series'} exists and was not made by a run", _ELSEWHERE)
     return ()
 
 
-def _read(path: Path) -> Any:
+def _mapping(path: Path) -> Mapping[str, Any]:
+    """What a JSON file holds; empty where it cannot be read or is no mapping."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
+        found = json.loads(path.read_text())
+    except ValueError:
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def _plain(names: object) -> tuple[str, ...]:
     """Keep what is a name of a file in the folder itself."""
     listed = names if isinstance(names, list) else []
-    return tuple(n for n in listed if isinstance(n, str) and n and Path(n).name == n)
+    return tuple(
+        n for n in listed if isinstance(n, str) and n not in ("", "..") and Path(n).name == n
+    )

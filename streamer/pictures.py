@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reconstruct.types import ClassSnapshot, FloatArray, Snapshot
-from streamer.caption import Caption, few_words, no_resolution_words, phase_told
+from streamer.caption import SEPARATOR, Caption, few_words, no_resolution_words, phase_told
 from streamer.drawing import (
     GRID,
     INK,
@@ -28,7 +28,7 @@ from streamer.preview import central_slices, fourier_resize, grey_levels, projec
 __all__ = ["snapshot_png"]
 
 _MARGIN = 40
-_HEADER = 104
+_HEADER = 120
 _FOOTER = 44
 _GAP = 4  # between tiles of one kind
 _MAX_TILE_SOURCE = 256  # no picture tile is larger, so no more pixels are resampled
@@ -73,7 +73,7 @@ def snapshot_png(snapshot: Snapshot, caption: Caption = _NO_CAPTION) -> bytes:
     if single:
         _draw_single(page, layout, snapshot)
     else:
-        _draw_table(page, layout, snapshot, over=caption.over)
+        _draw_table(page, layout, snapshot, caption)
     _draw_footer(page, snapshot)
     return page.png()
 
@@ -120,11 +120,12 @@ def _draw_header(page: Page, snapshot: Snapshot, caption: Caption) -> None:
     total = f"{snapshot.particles_seen:,} particles"
     page.text(_MARGIN, 50, few or total, size=21, bold=True, colour=WARNING if few else INK)
     phase = caption.phase or phase_told(snapshot.phase, [one.phase for one in snapshot.classes])
-    facts = [caption.stopped, f"step {snapshot.step:,}", f"{phase} phase", caption.symmetry]
+    facts = [f"step {snapshot.step:,}", f"{phase} phase"]
     if snapshot.particles_presented > snapshot.particles_seen:
         facts.append(f"{snapshot.particles_presented:,} presentations")
+    page.text(_MARGIN, 78, SEPARATOR.join(facts), size=11, colour=MUTED)
     colour = WARNING if caption.warns else MUTED
-    page.text(_MARGIN, 80, "  ·  ".join(filter(None, facts)), size=11, colour=colour)
+    page.text(_MARGIN, 102, caption.remarks, size=11, colour=colour)
     right = page.width - _MARGIN
     if single:
         resolution = snapshot.classes[0].resolution_angstrom
@@ -133,29 +134,28 @@ def _draw_header(page: Page, snapshot: Snapshot, caption: Caption) -> None:
         limited = resolution is not None and is_limited(snapshot.classes[0])
         words = "resolution or better" if limited else "resolution"
         words += f"  ·  {caption.title}" if caption.title else ""
-        page.text(right, 80, words, size=11, colour=MUTED, across="right")
+        page.text(right, 78, words, size=11, colour=MUTED, across="right")
     else:
         page.text(right, 50, caption.title or " ", size=13, colour=INK, across="right")
-        _draw_resolutions(page, right, snapshot, over=caption.over)
-    page.line([_MARGIN, page.width - _MARGIN], [96, 96], colour=GRID, width=1.2)
+        _draw_resolutions(page, right, snapshot, none=caption.none)
+    page.line([_MARGIN, page.width - _MARGIN], [114, 114], colour=GRID, width=1.2)
 
 
-def _draw_resolutions(page: Page, right: float, snapshot: Snapshot, *, over: bool) -> None:
+def _draw_resolutions(page: Page, right: float, snapshot: Snapshot, *, none: str) -> None:
     """The resolution of every class in a line, or of the best one where a line has no room."""
     resolutions = [item.resolution_angstrom for item in snapshot.classes]
-    none = "none" if over else "not yet"
     if len(resolutions) > _MOST_IN_HEADER:
         best = min((value for value in resolutions if value is not None), default=None)
         words = f"best resolution {resolution_words(best, none=none)}"
-        page.text(right, 80, words, size=11, colour=MUTED, across="right")
+        page.text(right, 78, words, size=11, colour=MUTED, across="right")
         return
     step = min(150, (page.width - 2 * _MARGIN - 700) // max(len(resolutions), 1))
     for index, resolution_angstrom in enumerate(resolutions):
         place = right - step * (len(resolutions) - 1 - index)
         words = f"{index + 1}:  {resolution_words(resolution_angstrom, none=none)}"
-        page.text(place, 80, words, size=11, colour=class_colour(index), across="right")
+        page.text(place, 78, words, size=11, colour=class_colour(index), across="right")
     first = right - step * len(resolutions) + 10
-    page.text(first, 80, "Resolution of class", size=11, colour=MUTED, across="right")
+    page.text(first, 78, "Resolution of class", size=11, colour=MUTED, across="right")
 
 
 def _draw_footer(page: Page, snapshot: Snapshot) -> None:
@@ -209,7 +209,7 @@ def _single_facts(snapshot: Snapshot) -> list[tuple[str, str]]:
     return facts
 
 
-def _draw_table(page: Page, layout: _Layout, snapshot: Snapshot, *, over: bool) -> None:
+def _draw_table(page: Page, layout: _Layout, snapshot: Snapshot, caption: Caption) -> None:
     left_tiles = _MARGIN + layout.label_width
     left_slices = left_tiles + 3 * layout.tile + 2 * _GAP + 20
     left_views = left_slices + 3 * layout.tile + 2 * _GAP + 24
@@ -222,7 +222,7 @@ def _draw_table(page: Page, layout: _Layout, snapshot: Snapshot, *, over: bool) 
     page.text(left_views, top - 9, "views, rot across, tilt down", size=9, colour=MUTED)
     for index, item in enumerate(snapshot.classes):
         row = top + index * layout.row_height
-        _draw_label(page, row, layout, index, item, over=over)
+        _draw_label(page, row, layout, index, item, caption)
         _draw_tiles(page, left_tiles, row, layout.tile, projections(item.volume))
         _draw_tiles(page, left_slices, row, layout.tile, central_slices(item.volume))
         inset = (layout.tile - layout.views_width / 2) / 2
@@ -238,7 +238,7 @@ def _draw_table(page: Page, layout: _Layout, snapshot: Snapshot, *, over: bool) 
 
 
 def _draw_label(
-    page: Page, row: float, layout: _Layout, index: int, item: ClassSnapshot, *, over: bool
+    page: Page, row: float, layout: _Layout, index: int, item: ClassSnapshot, caption: Caption
 ) -> None:
     colour = class_colour(index)
     page.line([_MARGIN, _MARGIN], [row, row + layout.tile], colour=colour, width=4)
@@ -247,11 +247,10 @@ def _draw_label(
     page.text(left, centre - 22, f"Class {index + 1}", size=12.5, colour=colour, bold=True)
     resolution = item.resolution_angstrom
     resting = not np.any(item.volume)  # such a class has no map
-    none = "at rest" if resting else "none" if over else "not yet"
-    words = resolution_words(resolution, none=none)
+    words = resolution_words(resolution, none="at rest" if resting else caption.none)
     page.text(left, centre + 2, words, size=13, colour=MUTED if resolution is None else INK)
     few = "too few to trust" if few_words(item.particles) and not resting else ""
-    why = "no map" if resting else no_resolution_words(item, over=over)
+    why = "no map" if resting else no_resolution_words(item, over=caption.over)
     lines = [
         (few or why, WARNING if few else MUTED),
         (f"{item.particles:,} particles", MUTED),

@@ -87,7 +87,7 @@ def resolution_words(values: Sequence[float | None]) -> str:
 
 
 def _comparing(report: StepReport) -> bool:
-    """Whether the first map's particles are shown again, to choose among random starts."""
+    """Whether the first map's particles are shown again to its random starts."""
     return report.phase == "initial" and not report.new_particles
 
 
@@ -144,7 +144,7 @@ class PlainProgress(Observer):
         """Say what a step did, if it is time to or something happened."""
         now_s = self._clock_s()
         self._speed.note(now_s, report.particles_presented, report.particles_seen)
-        stage = (report.phase, _comparing(report))
+        stage = (phase_told(report.phase, report.class_phases), _comparing(report))
         quiet = stage == self._stage and not report.events
         if quiet and now_s - self._told_s < self._every_s:
             return
@@ -221,7 +221,7 @@ class WordsProgress(PlainProgress):
         parts = [
             f"{report.particles_seen:,}{total} particles",
             f"{phase_told(report.phase, report.class_phases)} phase",
-            "comparing starts, which can take a minute" if _comparing(report) else "",
+            "finding the first map, which can take minutes" if _comparing(report) else "",
             "" if rate is None else f"{rate:,.0f} particles/s",
             _classes_words(report),
         ]
@@ -347,7 +347,7 @@ class LiveProgress(Observer):
             known = "-" if rate is None else f"{rate:,.0f}"
             table.add_row("rate", f"{known} particles/s, {self._lag.records} records waiting")
             phase = phase_told(report.phase, report.class_phases)
-            comparing = ", comparing starts" if _comparing(report) else ""
+            comparing = ", finding the first map" if _comparing(report) else ""
             table.add_row("step", f"{report.step} ({phase} phase{comparing})")
             for index, value in enumerate(report.resolution_angstrom):
                 known = "not measurable yet" if value is None else f"{value:.1f} Å"

@@ -239,7 +239,9 @@ class Publisher:
             caption = caption_of(
                 snapshot,
                 title=self._session_id,
-                symmetry=symmetry_words(self._symmetry, taken.group, taken.verdicts),
+                symmetry=symmetry_words(
+                    self._symmetry, taken.group, snapshot.phase, taken.verdicts
+                ),
                 over=taken.is_final,
             )
             picture = snapshot_png(snapshot, caption)

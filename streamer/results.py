@@ -106,7 +106,9 @@ def write_results(
     classes: list[dict[str, Any]] = []
     files = ["report.json"]
     phase: Phase = state.phase
-    symmetry = symmetry_words(settings.engine.symmetry, state.imposed_group, state.verdicts)
+    symmetry = symmetry_words(
+        settings.engine.symmetry, state.imposed_group, state.phase, state.verdicts
+    )
     used = 0
     if state.engine is not None and state.step:
         snapshot, _ = with_all_views(

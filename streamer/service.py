@@ -45,12 +45,7 @@ class Finished:
 
     outcome: Outcome
     state: SessionState
-    expected: int | None = None  # particles that were to come, where that is known
-
-    @property
-    def coming(self) -> int:
-        """Particles that were to be learned from, as far as known."""
-        return self.state.ledger.received if self.expected is None else self.expected
+    stopped: str = ""  # in words, if it was stopped before its end
 
 
 def open_bus(settings: Settings) -> Transport:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reconstruct.types import StepReport
-from streamer.caption import Caption, phase_told
+from streamer.caption import SEPARATOR, Caption, phase_told
 from streamer.drawing import (
     GRID,
     INK,
@@ -35,7 +35,7 @@ _LEFT = 92
 _RIGHT = 150  # room for the names at the ends of the curves
 _PANEL_HEIGHT = 230
 _PANEL_STEP = 300
-_FIRST_PANEL = 166
+_FIRST_PANEL = 184
 _LONGEST = 4_000  # steps drawn; more than the page has pixels is drawn for nothing
 _PHASE_COLOURS = {
     "waiting": "#ffffff",
@@ -109,14 +109,15 @@ def _thin(reports: Sequence[StepReport]) -> list[StepReport]:
 def _draw_header(page: Page, last: StepReport, caption: Caption) -> None:
     page.text(_LEFT, 50, f"{last.particles_seen:,} particles", size=21, bold=True)
     phase = caption.phase or phase_told(last.phase, last.class_phases)
-    facts = [caption.stopped, f"step {last.step:,}", f"{phase} phase", caption.symmetry]
+    facts = [f"step {last.step:,}", f"{phase} phase"]
     known = [value for value in last.resolution_angstrom if value is not None]
     best = resolution_words(min(known, default=None), none=caption.no_resolution)
     facts.append(f"best resolution {best}")
+    page.text(_LEFT, 78, SEPARATOR.join(facts), size=11, colour=MUTED)
     colour = WARNING if caption.warns else MUTED
-    page.text(_LEFT, 80, "  ·  ".join(filter(None, facts)), size=11, colour=colour)
+    page.text(_LEFT, 102, caption.remarks, size=11, colour=colour)
     page.text(_WIDTH - 40, 50, caption.title or " ", size=13, across="right")
-    page.line([_LEFT, _WIDTH - 40], [98, 98], colour=GRID, width=1.2)
+    page.line([_LEFT, _WIDTH - 40], [116, 116], colour=GRID, width=1.2)
 
 
 def _shade_phases(axes: Axes, shown: Sequence[StepReport], *, named: bool) -> None:
@@ -249,7 +250,7 @@ def _finish(axes: Axes, shown: Sequence[StepReport], *, named: bool) -> None:
     style_axes(axes)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    for racing, words in ((True, "starts compared"), (False, "all particles seen, replay")):
+    for racing, words in ((True, "finding the first map"), (False, "all particles seen, replay")):
         again = [r for r in shown if not r.new_particles and (r.phase == "initial") == racing]
         if not again:
             continue

@@ -79,12 +79,15 @@ def started(*arguments: str, fake: bool = True, **env: str) -> Iterator[subproce
         process.communicate(timeout=30)
 
 
-def lines_until(process: subprocess.Popen[str], start: str) -> list[str]:
-    """Read output lines up to one that starts with ``start``; blocks, so the order is proof."""
+def lines_until(process: subprocess.Popen[str], start: str, *, anywhere: bool = False) -> list[str]:
+    """Read output lines up to one that starts with ``start``; blocks, so the order is proof.
+
+    With ``anywhere`` it need not be at the line's beginning.
+    """
     assert process.stdout is not None
     seen: list[str] = []
     for line in process.stdout:
         seen.append(line.rstrip("\n"))
-        if line.startswith(start):
+        if line.startswith(start) or (anywhere and start in line):
             return seen
     raise AssertionError(f"the process ended before {start!r}: " + "\n".join(seen[-20:]))

@@ -146,8 +146,8 @@ def test_lines_for_a_person_are_sentences() -> None:
         words.stepped(report, SessionState())
     assert log.getvalue().splitlines() == [
         "10 s  3,400 of 10,000 particles, intermediate phase, 430 particles/s, resolution 18.2 Å",
-        "12 s  100 of 10,000 particles, initial phase, comparing starts, which can take a minute, "
-        "8 particles/s, class 1 - (75 %), class 2 - (25 %)",
+        "12 s  100 of 10,000 particles, initial phase, finding the first map, which can take "
+        "minutes, 8 particles/s, class 1 - (75 %), class 2 - (25 %)",
         "15 s  100 of 10,000 particles, initial phase, 7 particles/s, class 1 - (75 %), "
         "class 2 - (25 %)",
         "15 s  event: Kept the best.",

@@ -127,7 +127,7 @@ def test_a_run_that_is_stopped_says_so_everywhere_and_how_to_go_on(
     out = tmp_path / "out"
     arguments = ("run", str(star), f"--out={out}", "--set=engine.minibatch_initial=10")
     with started(*arguments, FAKE_STEP_S="0.2") as process:
-        lines_until(process, "0 s  ")
+        lines_until(process, " particles, initial phase", anywhere=True)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[0]
     assert process.returncode == 0, said
@@ -576,7 +576,7 @@ def test_a_run_takes_the_place_of_one_that_was_killed_but_not_of_a_session(
     before = sorted(out.rglob("*"))
     refused = inside(*arguments)
     assert refused.returncode == 2
-    assert "perhaps of a session of serve" in one_line(refused.stderr)
+    assert "perhaps a session of serve is in it" in one_line(refused.stderr)
     assert sorted(out.rglob("*")) == before
 
 

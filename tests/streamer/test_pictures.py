@@ -332,13 +332,27 @@ def test_pictures_say_that_a_session_was_stopped_and_what_was_imposed(
     written: list[str], n_classes: int
 ) -> None:
     snapshot = a_snapshot(n_classes)
-    stopped = stopped_words(900, 3000)
+    stopped = stopped_words(900, 3000, "intermediate")
     caption = caption_of(snapshot, title="g", symmetry="symmetry O imposed", stopped=stopped)
     snapshot_png(snapshot, caption)
     timeline_png(reports(8, n_classes=n_classes), caption)
     facts = [words for words in written if words.startswith("stopped early: 900 of 3,000")]
     assert len(facts) == 2
-    assert all("intermediate phase  ·  symmetry O imposed" in words for words in facts)
+    assert all(words.endswith("learned from  ·  symmetry O imposed") for words in facts)
+
+
+def test_how_far_a_stopped_run_had_come_is_said() -> None:
+    assert stopped_words(0, 0, "waiting") == "stopped early, before the first particle"
+    assert stopped_words(9, 3000, "initial") == "stopped early: 9 of 3,000 particles learned from"
+    all_of_them = "stopped early: all 3,000 particles learned from"
+    assert stopped_words(3000, 3000, "initial") == f"{all_of_them}, no map chosen yet"
+    assert stopped_words(3000, 3000, "final") == f"{all_of_them}, not all replays made"
+
+
+def test_a_long_name_leaves_room_for_what_stands_beside_it() -> None:
+    title = caption_of(a_snapshot(1), title="x" * 90).title
+    assert len(title) == 48
+    assert title.endswith("…")
 
 
 def test_a_map_of_few_particles_is_not_to_be_trusted(written: list[str]) -> None:
@@ -387,25 +401,30 @@ def test_rounds_of_the_first_map_are_not_called_replay(written: list[str]) -> No
     session = reports(10, n_classes=1)
     last = session[-1]
     again = {"new_particles": 0, "replayed_particles": 500, "particles_seen": 1000}
-    for phase, expected in (("initial", "starts compared"), ("final", "replay")):
+    for phase, expected in (("initial", "first map"), ("final", "replay")):
         more = replace(last, phase=phase, particles_presented=1500, **again)  # type: ignore[arg-type]
         written.clear()
         timeline_png([*session, more])
-        notes = [words for words in written if "replay" in words or "compared" in words]
+        notes = [words for words in written if "replay" in words or "first map" in words]
         assert len(notes) == 1
         assert expected in notes[0]
 
 
 def test_a_symmetry_that_hardly_fits_is_told_so() -> None:
-    assert symmetry_words("C1", "C1", {}) == ""
-    assert symmetry_words("auto", "C1", {}) == ""
-    assert symmetry_words("O", "C1", {}) == "symmetry O not imposed"
-    assert symmetry_words("C1", "O", {}) == "symmetry O only tried out so far"
-    assert symmetry_words("O", "O", {}) == "symmetry O imposed"
+    assert symmetry_words("C1", "C1", "final", {}) == ""
+    assert symmetry_words("auto", "C1", "final", {}) == ""
+    assert symmetry_words("O", "C1", "initial", {}) == "symmetry O not imposed yet"
+    for wanted in ("C1", "auto"):
+        tried = "symmetry O only tried out so far"
+        assert symmetry_words(wanted, "O", "initial", {}) == tried
+    assert symmetry_words("auto", "O", "final", {}) == "symmetry O imposed"
+    assert symmetry_words("O", "O", "initial", {}) == "symmetry O imposed"
     told = lasting(replace(reports(1)[0], events=(symmetry_event("O", 0.1, believed=False),)))
-    assert symmetry_words("O", "O", told) == "symmetry O imposed, though its axes hardly fit"
+    assert (
+        symmetry_words("O", "O", "final", told) == "symmetry O imposed, though its axes hardly fit"
+    )
     told = lasting(replace(reports(1)[0], events=(symmetry_event("O", 0.8, believed=True),)))
-    assert symmetry_words("O", "O", told) == "symmetry O imposed"
+    assert symmetry_words("O", "O", "final", told) == "symmetry O imposed"
 
 
 @pytest.mark.data
