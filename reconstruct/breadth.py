@@ -80,7 +80,7 @@ class Breadth:
         gain = np.subtract(otherwise, as_now, dtype=np.float64)
         error = float(gain.std(ddof=1)) / np.sqrt(len(gain))
         if abs(gain.mean()) > DEVIATIONS * error:
-            self.wanted = self.is_broad != (gain.mean() > 0)
+            self.wanted = self.is_broad != bool(gain.mean() > 0)
         self.compared_at = presented
 
     def settle(self, presented: float) -> None:
