@@ -20,7 +20,15 @@ from reconstruct.agreement import AGREED, agreement
 from reconstruct.class_actions import Session, alone, learn_cold, score
 from reconstruct.learner import Learner
 
-__all__ = ["FEWEST", "JUNK_SHARE", "Challenge", "Pair", "challenge", "challenge_by_two"]
+__all__ = [
+    "FEWEST",
+    "JUNK_SHARE",
+    "Challenge",
+    "Pair",
+    "challenge",
+    "challenge_by_two",
+    "explained",
+]
 
 Rows = npt.NDArray[np.intp]
 
@@ -41,7 +49,7 @@ JUDGES = 96  # particles, spread over the latest, that neither side learns from 
 BETTER = 1.02
 TWO_BETTER = 1.05  # likewise, of two classes, which have twice the freedom
 LEAST_SHARE = 0.1  # of the judges that each of two classes must explain better than the other
-JUNK_SHARE = 0.3  # of the mean evidence, under which a class is more likely junk
+JUNK_SHARE = 0.3  # of the usual evidence, under which a class, or one of its particles, is junk
 BLENDED = 0.7  # agreement under which a map may be of two species
 
 
@@ -101,7 +109,7 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
     """
     if len(session.of_class(k)) < FEWEST:
         raise ValueError(f"class {k + 1} has too few particles to be challenged")
-    own = session.of_class(k)[-round(MOST * stretch) :]
+    own = explained(session, k)[-round(MOST * stretch) :]
     raced = stretch == 1.0
     starts = [session.new_learner(number + RIVAL_SEEDS * i) for i in range(STARTS if raced else 1)]
     for start in starts if raced else ():
@@ -118,6 +126,18 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
         # what its half-sets learned from one shared reference would flatter them
         source.split_halves(source.schedule.join_radius + 1)
     return found
+
+
+def explained(session: Session, k: int) -> Rows:
+    """Particles of class ``k`` that its map explains, in order of arrival: junk misleads starts.
+
+    All of them where too few are left. Particles whose pose is wrong are explained by more.
+    """
+    own = session.of_class(k)
+    evidence = np.asarray(session.store["evidence"][own], np.float64)
+    usual = np.median(evidence) if len(own) else 0.0
+    kept = own[evidence >= JUNK_SHARE * usual]
+    return kept if usual > 0 and len(kept) >= FEWEST else own
 
 
 @dataclass(frozen=True)

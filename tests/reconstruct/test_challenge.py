@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pytest
 
 from reconstruct.challenge import (
+    FEWEST,
     PRESENTED,
     RACED_WINDOW,
     TRIED,
@@ -20,6 +21,7 @@ from reconstruct.challenge import (
     _learn_anew,
     challenge,
     challenge_by_two,
+    explained,
 )
 from reconstruct.class_actions import Session, replace_map, share_out
 from reconstruct.engine import Engine
@@ -170,3 +172,36 @@ def test_maps_that_agree_and_junk_are_no_blends(agreed: float, evidence: float, 
 def test_a_class_that_a_bounded_store_has_let_go_of_is_not_challenged(session: Session) -> None:
     with pytest.raises(ValueError, match="class 1 has too few particles"):
         challenge(replace(session, trained=200), 0, number=5, stretch=0.1)
+
+
+@pytest.mark.parametrize(
+    ("junk", "usual", "kept"),
+    [
+        (100, 50.0, PARTICLES - 100),
+        (0, 50.0, PARTICLES),
+        (PARTICLES // 2 - 1, 50.0, PARTICLES - PARTICLES // 2 + 1),
+        (100, -3.0, PARTICLES),  # a map of nothing tells nobody apart
+    ],
+)
+def test_a_start_does_not_learn_from_junk(
+    session: Session, junk: int, usual: float, kept: int
+) -> None:
+    evidence = np.full(PARTICLES, usual, np.float32)
+    evidence[7 : 7 + junk] = 0.2 * usual
+    session.store["evidence"][:] = evidence
+    own = explained(session, 0)
+    assert len(own) == kept
+    assert np.array_equal(own, np.sort(own))
+    if kept < PARTICLES:
+        assert not set(range(7, 7 + junk)) & set(own.tolist())
+
+
+def test_where_too_few_are_explained_all_are_taken(session: Session) -> None:
+    session.store["class_index"][500:] = 1
+    session.store["evidence"][:] = 50.0
+    session.store["evidence"][: 500 - FEWEST + 1] = 10.0
+    assert len(explained(session, 0)) == 500
+    session.store["evidence"][500 - FEWEST] = 50.0
+    assert len(explained(session, 0)) == FEWEST
+    session.store["class_index"][:] = 1
+    assert len(explained(session, 0)) == 0
