@@ -284,9 +284,9 @@ class ClassSnapshot:
     occupancy: float  # share of the posterior mass
     effective_particles: float  # particles' worth of information inside the memory window
     view_histogram: FloatArray  # (18, 36) counts over tilt (0..pi) x rot (-pi..pi)
-    why_none: WhyNone | None = None  # why there is no resolution, where there is none
     phase: Phase = "waiting"
     overlap: tuple[float, ...] = ()  # (K,) share of its particles that class j explains better
+    why_none: WhyNone | None = None  # why there is no resolution, where there is none
 
 
 @dataclass(frozen=True)

@@ -370,6 +370,7 @@ def test_minibatches_that_wait_are_searched_together_with_the_same_bits(
     for waiting in (3, 1):
         engine = trained(backend)
         engine._leader.schedule = replace(engine._leader.schedule, renew_share=4.0)
+        engine._leader.breadth.compared_at = float("inf")  # comparisons are searches, too
         searched.clear()
         for start in range(0, 48, 16 * waiting):
             engine.add(particles(48, seed=1).span(slice(start, start + 16 * waiting)))
