@@ -15,10 +15,11 @@ from dataclasses import astuple, dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from reconstruct.paired import better
+
 __all__ = ["BROAD", "COLD", "USUAL", "Breadth", "Width"]
 
 BRIGHT = 80.0  # nats per particle, from which a usual search was always better
-DEVIATIONS = 2.0  # of the mean difference, to change anything
 COMPARED_ON = 64  # particles, half of either half-set
 FEWEST = 8  # of them, for a comparison
 COMPARED_AGAIN = 1.4  # times as many presentations later
@@ -77,10 +78,9 @@ class Breadth:
         """Take in the evidence (b,) of the same particles as searched now and in the other way."""
         if len(as_now) < FEWEST:
             return
-        gain = np.subtract(otherwise, as_now, dtype=np.float64)
-        error = float(gain.std(ddof=1)) / np.sqrt(len(gain))
-        if abs(gain.mean()) > DEVIATIONS * error:
-            self.wanted = self.is_broad != bool(gain.mean() > 0)
+        told = better(np.subtract(otherwise, as_now, dtype=np.float64))
+        if told is not None:
+            self.wanted = self.is_broad != told
         self.compared_at = presented
 
     def settle(self, presented: float) -> None:

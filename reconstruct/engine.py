@@ -47,7 +47,7 @@ from reconstruct.search import WeightedBatch
 from reconstruct.search_ahead import SearchAhead
 from reconstruct.separation import class_overlaps
 from reconstruct.shell_sums import ShellSums, mean_transfer
-from reconstruct.snapshot import Told, class_snapshots, resolutions_told
+from reconstruct.snapshot import Resolution, class_snapshots, resolutions_told
 from reconstruct.store import ParticleStore, ctf_parameters
 from reconstruct.symmetry_course import SymmetryCourse
 from reconstruct.types import (
@@ -396,7 +396,7 @@ class Engine(Races):
             "occupancy": tuple(float(share) for share in leader.class_share),
         }
 
-    def _told(self) -> tuple[Told, ...]:
+    def _told(self) -> tuple[Resolution, ...]:
         leader = self._leader
         return resolutions_told(
             leader,

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reconstruct.paired import better
 from reconstruct.types import Nonnegativity
 
 __all__ = ["Positivity"]
@@ -22,7 +23,6 @@ Flags = npt.NDArray[np.bool_]
 
 JUDGE_EVERY = 10  # updates between two comparisons
 FEWEST_PARTICLES = 20  # of a class, for a comparison
-DEVIATIONS = 2.0  # of the mean difference in evidence, to change anything
 
 
 class Positivity:
@@ -79,9 +79,8 @@ class Positivity:
             gain = (found[1] - found[0])[class_index == k]
             if len(gain) < FEWEST_PARTICLES:
                 continue
-            error = float(gain.std(ddof=1)) / np.sqrt(len(gain))
-            if abs(gain.mean()) > DEVIATIONS * error:
-                after[k] = gain.mean() > 0
+            told = better(gain)
+            after[k] = after[k] if told is None else told
         self._cut = after
 
     def dump(self) -> list[bool]:

@@ -16,7 +16,7 @@ from reconstruct.update import box_volume
 
 __all__ = [
     "LEAST_PARTICLES",
-    "Told",
+    "Resolution",
     "class_snapshot",
     "class_snapshots",
     "class_volume",
@@ -31,7 +31,7 @@ LEAST_PARTICLES = 300  # of a session, and of a class, for a resolution to be to
 VIEW_BINS = (18, 36)  # tilt 0..pi, rot -pi..pi
 
 
-class Told(NamedTuple):
+class Resolution(NamedTuple):
     """A resolution, or why there is none to tell."""
 
     resolution_angstrom: float | None
@@ -45,7 +45,7 @@ def resolutions_told(
     racing: bool,
     doubts: Sequence[WhyNone | None],
     box_angstrom: float,
-) -> tuple[Told, ...]:
+) -> tuple[Resolution, ...]:
     """What may be said of each class.
 
     Parameters
@@ -57,22 +57,22 @@ def resolutions_told(
         resolution is worth.
     """
     if racing:
-        return (Told(None, "racing"),) * learner.n_classes
+        return (Resolution(None, "racing"),) * learner.n_classes
     if learner.presented <= learner.split_at:  # the half-sets learned from one reference so far
-        return (Told(None, "sharing"),) * learner.n_classes
+        return (Resolution(None, "sharing"),) * learner.n_classes
     if not tells_signal(learner.evidence, particles):
         few: WhyNone = "few_particles" if particles < LEAST_PARTICLES else "noise"
-        return (Told(None, few),) * learner.n_classes
+        return (Resolution(None, few),) * learner.n_classes
     held = learner.class_share * particles  # a class is told by its own particles
     told = []
     for own, doubt, fsc in zip(held, doubts, learner.fsc, strict=True):
         if own < LEAST_PARTICLES:
-            told.append(Told(None, "few_particles"))
+            told.append(Resolution(None, "few_particles"))
         elif doubt is not None and learner.group == "C1":
-            told.append(Told(None, doubt))
+            told.append(Resolution(None, doubt))
         else:
             found = honest_resolution(fsc, box_angstrom)
-            told.append(Told(found, "halves_disagree" if found is None else None))
+            told.append(Resolution(found, "halves_disagree" if found is None else None))
     return tuple(told)
 
 
@@ -126,7 +126,7 @@ def class_snapshot(
     k: int,
     *,
     fsc: npt.NDArray[np.float64],
-    told: Told,
+    told: Resolution,
     rotations: npt.NDArray[np.floating],
 ) -> ClassSnapshot:
     """Map, half maps and numbers of class ``k``; ``rotations`` (m, 3, 3) of its particles."""
@@ -152,7 +152,7 @@ def class_snapshot(
 
 
 def class_snapshots(
-    learner: Learner, store: ParticleStore, told: Sequence[Told]
+    learner: Learner, store: ParticleStore, told: Sequence[Resolution]
 ) -> tuple[ClassSnapshot, ...]:
     """Every class, with the views of the stored particles whose best class it is."""
     class_index = np.asarray(store["class_index"], np.int32)

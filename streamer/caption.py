@@ -17,6 +17,7 @@ from reconstruct.snapshot import LEAST_PARTICLES
 from reconstruct.types import ClassSnapshot, Phase, Snapshot, WhyNone
 
 __all__ = [
+    "NO_CAPTION",
     "SEPARATOR",
     "Caption",
     "best_resolution_words",
@@ -54,6 +55,10 @@ class Caption:
     phase: Phase | None = None  # where the session stands, if not as its steps say
     no_resolution: str = "not yet"  # what is said where no class has a resolution
 
+    def stands(self, phase: Phase, class_phases: Sequence[Phase]) -> Phase:
+        """Where the session stands; by the phases of a step where nothing else was said."""
+        return self.phase or phase_told(phase, class_phases)
+
     @property
     def none(self) -> str:
         """What is said of one of several classes that has no resolution."""
@@ -68,6 +73,9 @@ class Caption:
     def warns(self) -> bool:
         """Whether the remarks are something that a person must not overlook."""
         return bool(self.stopped) or self.symmetry.endswith(_HARDLY)
+
+
+NO_CAPTION = Caption()
 
 
 def caption_of(

@@ -117,9 +117,8 @@ def host_session(
         observers = stack.enter_context(metrics_server(settings, console))
         factory = factory or engine_factory(backend)
         limit = settings.engine.particles_to_use
-        if expected is not None and limit is not None:
-            expected = min(expected, limit)
-        progress = progress_for(console, every_s=lines_every_s, expected=expected)
+        wanted = expected if expected is None or limit is None else min(expected, limit)
+        progress = progress_for(console, every_s=lines_every_s, expected=wanted)
         stack.callback(progress.close)
         beside()
         finished = run_session(

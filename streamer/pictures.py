@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from reconstruct.types import ClassSnapshot, FloatArray, Snapshot
-from streamer.caption import SEPARATOR, Caption, few_words, no_resolution_words, phase_told
+from streamer.caption import NO_CAPTION, SEPARATOR, Caption, few_words, no_resolution_words
 from streamer.drawing import (
     GRID,
     INK,
@@ -33,7 +33,6 @@ _FOOTER = 44
 _GAP = 4  # between tiles of one kind
 _MAX_TILE_SOURCE = 256  # no picture tile is larger, so no more pixels are resampled
 _MOST_IN_HEADER = 10  # resolutions that fit side by side
-_NO_CAPTION = Caption()
 _PROJECTION_NAMES = ("along z", "along y", "along x")
 _SLICE_NAMES = ("xy, z = 0", "xz, y = 0", "yz, x = 0")
 
@@ -52,7 +51,7 @@ class _Layout:
     side_width: int
 
 
-def snapshot_png(snapshot: Snapshot, caption: Caption = _NO_CAPTION) -> bytes:
+def snapshot_png(snapshot: Snapshot, caption: Caption = NO_CAPTION) -> bytes:
     """Draw a snapshot.
 
     Parameters
@@ -119,7 +118,7 @@ def _draw_header(page: Page, snapshot: Snapshot, caption: Caption) -> None:
     few = few_words(snapshot.classes[0].particles) if single else ""
     total = f"{snapshot.particles_seen:,} particles"
     page.text(_MARGIN, 50, few or total, size=21, bold=True, colour=WARNING if few else INK)
-    phase = caption.phase or phase_told(snapshot.phase, [one.phase for one in snapshot.classes])
+    phase = caption.stands(snapshot.phase, [one.phase for one in snapshot.classes])
     facts = [f"step {snapshot.step:,}", f"{phase} phase"]
     if snapshot.particles_presented > snapshot.particles_seen:
         facts.append(f"{snapshot.particles_presented:,} presentations")

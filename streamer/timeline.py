@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from reconstruct.types import StepReport
-from streamer.caption import SEPARATOR, Caption, phase_told
+from streamer.caption import NO_CAPTION, SEPARATOR, Caption, phase_told
 from streamer.drawing import (
     GRID,
     INK,
@@ -29,7 +29,6 @@ from streamer.drawing import (
 
 __all__ = ["timeline_png"]
 
-_NO_CAPTION = Caption()
 _WIDTH = 1600
 _LEFT = 92
 _RIGHT = 150  # room for the names at the ends of the curves
@@ -48,7 +47,7 @@ _QUIET_EVENTS = frozenset({"phase", "resolution"})
 _MAX_MARKS = 12
 
 
-def timeline_png(reports: Sequence[StepReport], caption: Caption = _NO_CAPTION) -> bytes:
+def timeline_png(reports: Sequence[StepReport], caption: Caption = NO_CAPTION) -> bytes:
     """Draw a session's steps.
 
     Parameters
@@ -108,7 +107,7 @@ def _thin(reports: Sequence[StepReport]) -> list[StepReport]:
 
 def _draw_header(page: Page, last: StepReport, caption: Caption) -> None:
     page.text(_LEFT, 50, f"{last.particles_seen:,} particles", size=21, bold=True)
-    phase = caption.phase or phase_told(last.phase, last.class_phases)
+    phase = caption.stands(last.phase, last.class_phases)
     facts = [f"step {last.step:,}", f"{phase} phase"]
     known = [value for value in last.resolution_angstrom if value is not None]
     best = resolution_words(min(known, default=None), none=caption.no_resolution)
