@@ -14,7 +14,7 @@ from reconstruct.learned import Searched, Span
 from reconstruct.optimizer import Optimizer, gradient_step
 from reconstruct.update import MapGrid
 
-__all__ = ["Accumulating", "accumulate"]
+__all__ = ["Accumulating", "accumulate", "fade"]
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -64,7 +64,7 @@ def accumulate(learner: Accumulating, searched: Searched, window: float, workers
         backend.kernels.insert_halves(target, kept, *_space(learner), *spans)
     else:
         if em:
-            _fade(learner, decay)
+            _forget(learner, decay)
         for span in searched.spans:
             _insert(learner, target, span, workers)
     if not em:
@@ -75,7 +75,14 @@ def accumulate(learner: Accumulating, searched: Searched, window: float, workers
         )  # fmt: skip
 
 
-def _fade(learner: Accumulating, decay: Any) -> None:
+def fade(learner: Accumulating, kept: float) -> None:
+    """Let what was learned so far count for ``kept`` of what it did, against what is to come."""
+    if kept < 1:
+        learner.statistics *= np.float32(kept)
+        learner.mass = learner.mass * kept
+
+
+def _forget(learner: Accumulating, decay: Any) -> None:
     for k, kept in enumerate(decay.tolist()):
         if kept < 1:
             learner.statistics[:, k] *= kept

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from reconstruct.agreement import AGREED, agreement
 from reconstruct.class_actions import Session, alone, learn_cold, score
 from reconstruct.learner import Learner
+from reconstruct.pace import mean_evidence
 
 __all__ = [
     "FEWEST",
@@ -33,8 +34,11 @@ __all__ = [
 Rows = npt.NDArray[np.intp]
 
 FEWEST = 300  # particles of a class that is challenged
-MOST = 1000  # latest of them that a start learns from, times what the session's start takes
-PRESENTED = 3000  # presentations of a start, likewise
+MOST = 1000  # latest of them that a start learns from; of dim particles more: see ``_room``
+PRESENTED = 3000  # presentations of a start, times what the session's start takes
+# Dim particles are found of a sudden, after as many presentations as it takes: a start goes on until
+# it explains so much of what the map does, or for so many times as long.
+GETS_THERE, LONGER = 0.85, 3
 STARTS = 4  # that race until TRIED: of symmetric particles one in two is half right. Not of dim
 # particles, of which nearly all starts get there and take long
 TRIED = 1000  # presentations of each: a third of them costs a fifth of the time
@@ -109,7 +113,7 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
     """
     if len(session.of_class(k)) < FEWEST:
         raise ValueError(f"class {k + 1} has too few particles to be challenged")
-    own = explained(session, k)[-round(MOST * stretch) :]
+    own = explained(session, k)[-_room(stretch) :]
     raced = stretch == 1.0
     starts = [session.new_learner(number + RIVAL_SEEDS * i) for i in range(STARTS if raced else 1)]
     for start in starts if raced else ():
@@ -162,7 +166,7 @@ def challenge_by_two(session: Session, k: int, *, number: int, stretch: float) -
     For a class whose map another start neither confirms nor beats: it may hold two species, of
     which a start with one class makes another blend.
     """
-    own = session.of_class(k)[-2 * round(MOST * stretch) :]
+    own = session.of_class(k)[-2 * _room(stretch) :]
     starts = [session.new_learner(number, n_classes=2)]
     batch = round(2 * BATCH * stretch)
     judges, both = _learn_anew(session, own, starts, stretch=stretch, batch=batch)
@@ -180,6 +184,11 @@ def challenge_by_two(session: Session, k: int, *, number: int, stretch: float) -
     for source in sources if pair.won else ():
         source.split_halves(source.schedule.join_radius + 1)
     return pair
+
+
+def _room(stretch: float) -> int:
+    """Particles that a start learns from, as those of a session's race."""
+    return round(MOST * stretch * float(np.clip(stretch, 1.0, 2.0)))
 
 
 def _learn_anew(
@@ -204,6 +213,10 @@ def _learn_anew(
 
     best = max(range(len(starts)), key=explained) if len(starts) > 1 else 0
     teach(best, PRESENTED)
+    known = GETS_THERE * float(np.mean(session.store["evidence"][own]))
+    for more in np.linspace(PRESENTED, LONGER * PRESENTED, 10) if stretch > 1 else ():
+        if mean_evidence(starts[best]) < known:
+            teach(best, more)
     return judges, starts[best]
 
 

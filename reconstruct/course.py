@@ -34,7 +34,9 @@ COUNTERS = (
     "race_goal",
 )
 REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
-REPLAYED_AT_ONCE = 16  # a replayed minibatch is this part of the particles: memory is half of them
+REPLAYED_AT_ONCE = 16  # a replayed minibatch is this part of the particles
+KEPT_OF_STREAM = 0.3  # of what was learned before replay, as it begins; see KEPT_AGAIN
+KEPT_AGAIN = 0.65  # the same for later passes; within a pass all particles count alike
 DIM_EPOCHS = 8  # times a race of dim particles presents them, unless a start finds them earlier
 LARGEST = 3000  # particles of a replayed minibatch, unless more are asked for
 GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
@@ -47,6 +49,7 @@ class Replay:
 
     rows: Rows
     index: int  # number of the pass
+    kept: float  # what was learned before counts for so much from here on; 1 but as a pass begins
     everywhere: bool  # search all poses again, not only around the known one
     last_chance: bool  # nothing that is changed after it would be learned with
 
@@ -165,6 +168,7 @@ class Course:
         return Replay(
             rows=rows,
             index=index,
+            kept=1.0 if position else KEPT_AGAIN if index else KEPT_OF_STREAM,
             everywhere=index == 0 or (position // size) % GLOBAL_EVERY == 0,
             last_chance=self.replay_cursor == len(particles) and passes != 1,
         )

@@ -8,6 +8,7 @@ made of fixed numbers of particles and everything random is keyed by (seed, star
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
 from reconstruct import spherical
+from reconstruct.accumulate import fade
 from reconstruct.backend import Backend, make_backend, usable_cores
 from reconstruct.class_actions import Session
 from reconstruct.course import Course
@@ -239,9 +241,9 @@ class Engine(Races):
     def _replay(self) -> StepReport:
         held = self._replayable
         again = self._course.replay(self._leader.radius, held)
-        window = len(held) / (2.0 if again.index == 0 else 1.0)
+        fade(self._leader, again.kept)
         local = not again.everywhere
-        report = self._update(again.rows, new=0, cold=False, local=local, window=window)
+        report = self._update(again.rows, new=0, cold=False, local=local, window=math.inf)
         return self._with_symmetry(self._with_classes(report), last_chance=again.last_chance)
 
     def _with_classes(self, report: StepReport) -> StepReport:

@@ -14,6 +14,7 @@ import pytest
 
 from reconstruct.challenge import (
     FEWEST,
+    LONGER,
     PRESENTED,
     RACED_WINDOW,
     TRIED,
@@ -148,6 +149,33 @@ def test_of_several_starts_the_one_that_explains_the_judges_best_goes_on(
     assert judged == [tuple(judges)] * 3
     presented = [start.presented for start in starts]
     assert presented[1] >= PRESENTED > 2 * max(presented[0], presented[2]) > TRIED
+
+
+@pytest.mark.parametrize(
+    ("stretch", "explains", "presented"),
+    [
+        (2.0, 80.0, LONGER * PRESENTED * 2),
+        (2.0, 90.0, PRESENTED * 2),
+        (1.0, 80.0, PRESENTED),  # bright: its start is over when it is over
+    ],
+)
+def test_a_start_on_dim_particles_goes_on_until_it_gets_there(
+    monkeypatch: pytest.MonkeyPatch,
+    session: Session,
+    stretch: float,
+    explains: float,
+    presented: float,
+) -> None:
+    def learn(session: Session, start: Learner, rows: Rows) -> None:
+        start.presented += len(rows)
+        start.evidence = explains  # the mean's first zero is long past
+
+    monkeypatch.setattr("reconstruct.challenge.learn_cold", learn)
+    session.store["evidence"][:] = 100.0
+    start = session.new_learner(0)
+    own = np.arange(PARTICLES)
+    _learn_anew(session, own, [start], stretch=stretch, batch=50)
+    assert presented <= start.presented < presented + PRESENTED
 
 
 @pytest.mark.parametrize(("stretch", "raced"), [(1.0, True), (2.0, False)])

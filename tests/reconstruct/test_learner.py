@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reconstruct.accumulate import fade
 from reconstruct.learned import LearnResult, Start
 from reconstruct.learner import Learner
 from reconstruct.learner_state import dump_learner, restore_learner
@@ -260,6 +261,20 @@ def test_forgetting_nothing_adds_up(
         advance(short, batch, workers, window=40.0)
     kept = BATCH * (1 + np.exp(-1) + np.exp(-2))
     assert short.mass[0] == pytest.approx(kept, rel=1e-3)
+
+
+def test_what_fades_counts_for_less_and_looks_the_same(
+    workers: ThreadPoolExecutor, batches: list[WeightedBatch]
+) -> None:
+    learner = make_learner()
+    advance(learner, batches[0], workers, window=np.inf)
+    before, mass = learner.map_spectrum(0, learner.fsc[0], radius=5), learner.mass.copy()
+    fade(learner, 0.25)
+    assert np.array_equal(learner.mass, 0.25 * mass)
+    assert np.allclose(learner.map_spectrum(0, learner.fsc[0], radius=5), before, rtol=1e-4)
+    faded = learner.statistics.copy()
+    fade(learner, 1.0)
+    assert np.array_equal(learner.statistics, faded)
 
 
 def test_growing_keeps_what_was_learned(
