@@ -36,8 +36,8 @@ Rows = npt.NDArray[np.intp]
 FEWEST = 300  # particles of a class that is challenged
 MOST = 1000  # latest of them that a start learns from; of dim particles more: see ``_room``
 PRESENTED = 3000  # presentations of a start, times what the session's start takes
-# Dim particles are found of a sudden, after as many presentations as it takes: a start goes on until
-# it explains so much of what the map does, or for so many times as long.
+# Dim particles are found of a sudden, after as many presentations as it takes: a start goes on
+# until it explains so much of what the map does, or for so many times as long.
 GETS_THERE, LONGER = 0.85, 3
 STARTS = 4  # that race until TRIED: of symmetric particles one in two is half right. Not of dim
 # particles, of which nearly all starts get there and take long
