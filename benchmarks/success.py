@@ -146,34 +146,36 @@ def run_seed(
         began = time.process_time()
         engine.add(everything.span(slice(start, start + ARRIVAL)))
         while engine.ready:
-            imposed = engine.step().symmetry
+            report = engine.step()
+            imposed = report.symmetry
         spent += time.process_time() - began
         if not noted_early and start + ARRIVAL >= 2000:
             note("first_2000")
             noted_early = True
-    began = time.process_time()
+
+    def streamed() -> bool:
+        return report.phase != "initial" and report.particles_seen == len(everything)
+
     passes = 0
     seen_in_pass = 0
-    drained = False
+    replaying = streamed()
+    if replaying:
+        note("stream_end")
+    began = time.process_time()
     for report in engine.finish():
         imposed = report.symmetry
-        if not drained and report.phase != "initial" and report.new_particles == 0:
-            drained = True
-        if report.phase != "initial" and report.new_particles == 0:
-            if passes == 0 and seen_in_pass == 0:
-                spent += time.process_time() - began
-                note("stream_end")
-                began = time.process_time()
+        if not replaying:
+            replaying = streamed()
+            label = "stream_end" if replaying else ""
+        else:
             seen_in_pass += report.replayed_particles
-            if seen_in_pass >= report.particles_seen:
-                seen_in_pass = 0
-                passes += 1
-                spent += time.process_time() - began
-                note(f"replay_{passes}")
-                began = time.process_time()
-    spent += time.process_time() - began
-    if settings.replay_passes == 0:
-        note("stream_end")
+            done = seen_in_pass >= report.particles_seen
+            passes, seen_in_pass = (passes + 1, 0) if done else (passes, seen_in_pass)
+            label = f"replay_{passes}" if done else ""
+        if label:
+            spent += time.process_time() - began
+            note(label)
+            began = time.process_time()
     return marks
 
 

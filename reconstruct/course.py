@@ -35,8 +35,7 @@ COUNTERS = (
 )
 REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
 REPLAYED_AT_ONCE = 16  # a replayed minibatch is this part of the particles
-KEPT_OF_STREAM = 0.3  # of what was learned before replay, as it begins; see KEPT_AGAIN
-KEPT_AGAIN = 0.65  # the same for later passes; within a pass all particles count alike
+KEPT = 0.6  # of what was learned before, as a pass begins; within it all particles count alike
 DIM_EPOCHS = 8  # times a race of dim particles presents them, unless a start finds them earlier
 LARGEST = 3000  # particles of a replayed minibatch, unless more are asked for
 GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
@@ -168,7 +167,7 @@ class Course:
         return Replay(
             rows=rows,
             index=index,
-            kept=1.0 if position else KEPT_AGAIN if index else KEPT_OF_STREAM,
+            kept=1.0 if position else KEPT,
             everywhere=index == 0 or (position // size) % GLOBAL_EVERY == 0,
             last_chance=self.replay_cursor == len(particles) and passes != 1,
         )
