@@ -24,7 +24,7 @@ __all__ = ["begin_anew", "check_folder"]
 
 _CLAIM = "begun_by_run.json"  # in the folder of checkpoints: whose they are, and what it may write
 _STATE = ("checkpoint-*.ckpt", "rows-*.seg", "lock", "owner", "crashes.json", _CLAIM)
-_SERIES = ("step-*",)
+_SERIES = ("step-*", ".step-*.tmp")  # the latter of a run that was killed while it wrote one
 _ELSEWHERE = "Give another folder with --out"
 
 

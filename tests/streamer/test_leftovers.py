@@ -33,6 +33,8 @@ def fill(settings: Settings) -> None:
     (settings.state_folder / "checkpoint-000000001.ckpt").write_text("state")
     (settings.out / "series" / "step-00000001").mkdir(parents=True)
     (settings.out / "series" / "step-00000001" / "manifest.json").write_text("{}")
+    (settings.out / "series" / ".step-00000002.tmp").mkdir()
+    (settings.out / "series" / ".step-00000002.tmp" / "class_001.mrc").write_text("half")
 
 
 def everything(folder: Path) -> set[str]:
