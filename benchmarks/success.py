@@ -111,7 +111,7 @@ def run_seed(
     engine = Engine(settings, geometry, device=device)
     marks: list[Mark] = []
     spent = 0.0
-    imposed = "C1"
+    imposed, seen = "C1", 0
 
     def note(label: str) -> None:
         peak = _peak_mib()
@@ -147,14 +147,14 @@ def run_seed(
         engine.add(everything.span(slice(start, start + ARRIVAL)))
         while engine.ready:
             report = engine.step()
-            imposed = report.symmetry
+            imposed, seen = report.symmetry, report.particles_seen
         spent += time.process_time() - began
         if not noted_early and start + ARRIVAL >= 2000:
             note("first_2000")
             noted_early = True
 
     def streamed() -> bool:
-        return report.phase != "initial" and report.particles_seen == len(everything)
+        return engine.phase in ("intermediate", "final") and seen == len(everything)
 
     passes = 0
     seen_in_pass = 0
@@ -163,7 +163,7 @@ def run_seed(
         note("stream_end")
     began = time.process_time()
     for report in engine.finish():
-        imposed = report.symmetry
+        imposed, seen = report.symmetry, report.particles_seen
         if not replaying:
             replaying = streamed()
             label = "stream_end" if replaying else ""

@@ -77,9 +77,8 @@ def accumulate(learner: Accumulating, searched: Searched, window: float, workers
 
 def fade(learner: Accumulating, kept: float) -> None:
     """Let what was learned so far count for ``kept`` of what it did, against what is to come."""
-    if kept < 1:
-        learner.statistics *= np.float32(kept)
-        learner.mass = learner.mass * kept
+    _forget(learner, np.full(learner.n_classes, kept, np.float32))
+    learner.mass = learner.mass * kept
 
 
 def _forget(learner: Accumulating, decay: Any) -> None:

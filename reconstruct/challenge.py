@@ -34,7 +34,7 @@ __all__ = [
 Rows = npt.NDArray[np.intp]
 
 FEWEST = 300  # particles of a class that is challenged
-MOST = 1000  # latest of them that a start learns from; of dim particles more: see ``_room``
+MOST = 1000  # latest of them that a start learns from; more of dim particles, see ``_most``
 PRESENTED = 3000  # presentations of a start, times what the session's start takes
 # Dim particles are found of a sudden, after as many presentations as it takes: a start goes on
 # until it explains so much of what the map does, or for so many times as long.
@@ -113,7 +113,7 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
     """
     if len(session.of_class(k)) < FEWEST:
         raise ValueError(f"class {k + 1} has too few particles to be challenged")
-    own = explained(session, k)[-_room(stretch) :]
+    own = explained(session, k)[-_most(stretch) :]
     raced = stretch == 1.0
     starts = [session.new_learner(number + RIVAL_SEEDS * i) for i in range(STARTS if raced else 1)]
     for start in starts if raced else ():
@@ -166,7 +166,7 @@ def challenge_by_two(session: Session, k: int, *, number: int, stretch: float) -
     For a class whose map another start neither confirms nor beats: it may hold two species, of
     which a start with one class makes another blend.
     """
-    own = session.of_class(k)[-2 * _room(stretch) :]
+    own = session.of_class(k)[-2 * _most(stretch) :]
     starts = [session.new_learner(number, n_classes=2)]
     batch = round(2 * BATCH * stretch)
     judges, both = _learn_anew(session, own, starts, stretch=stretch, batch=batch)
@@ -186,8 +186,8 @@ def challenge_by_two(session: Session, k: int, *, number: int, stretch: float) -
     return pair
 
 
-def _room(stretch: float) -> int:
-    """Particles that a start learns from, as those of a session's race."""
+def _most(stretch: float) -> int:
+    """Give how many particles a start learns from, as in a session's race."""
     return round(MOST * stretch * float(np.clip(stretch, 1.0, 2.0)))
 
 
@@ -200,6 +200,8 @@ def _learn_anew(
     """
     judges = own[np.linspace(0, len(own) - 1, JUDGES).astype(np.intp)]
     pupils = np.setdiff1d(own, judges)
+    if not len(pupils):
+        raise ValueError(f"{len(own)} particles are judges all: a start has none to learn from")
     lessons = [_lessons(start, pupils, batch) for start in starts]
 
     def teach(i: int, until: float) -> None:
@@ -214,7 +216,7 @@ def _learn_anew(
     best = max(range(len(starts)), key=explained) if len(starts) > 1 else 0
     teach(best, PRESENTED)
     known = GETS_THERE * float(np.mean(session.store["evidence"][own]))
-    for more in np.linspace(PRESENTED, LONGER * PRESENTED, 10) if stretch > 1 else ():
+    for more in np.linspace(1, LONGER, 10)[1:] * PRESENTED if stretch > 1 else ():
         if mean_evidence(starts[best]) < known:
             teach(best, more)
     return judges, starts[best]

@@ -16,6 +16,7 @@ from reconstruct.learned import LearnResult
 from reconstruct.learner import Learner
 from reconstruct.schedule import ShellGrowth, memory_window
 from reconstruct.search import WeightedBatch
+from reconstruct.separation import little_remembered
 from reconstruct.siblings import Siblings
 from reconstruct.store import ParticleStore
 
@@ -89,16 +90,15 @@ def score(
 
 
 def forgotten(session: Session, k: int) -> Rows:
-    """Particles of class ``k`` that its map has forgotten: it flatters those that made it."""
-    own = session.of_class(k)
-    return own[: max(SAMPLE, len(own) - int(session.learner.mass[k]))][-SAMPLE:]
+    """Particles of class ``k`` that its map knows little of: it flatters those that made it."""
+    return little_remembered(session.of_class(k), float(session.learner.mass[k]), SAMPLE)
 
 
 def class_evidence(session: Session) -> Float64:
     """Mean evidence (K, K) of particles of each class (rows) in every class.
 
-    Particles are forgotten ones, scored against the maps of the other half-set. NaN for classes at
-    rest and for those that hold too few particles.
+    Of particles that ``forgotten`` gives, scored against the maps of the other half-set. NaN for
+    classes at rest and for those that hold too few particles.
     """
     learner = session.learner
     awake = np.flatnonzero(~learner.resting)

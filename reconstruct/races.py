@@ -51,7 +51,7 @@ SLOW_SEEDS = 500  # numbers of the starts that begin anew
 DIM_STARTS = 2  # of which there are no more than so many: nearly all of them get there
 FOUND = 3.3  # times what the first look explained: a start that explains as much has found the map
 MOST_GOAL = 40.0  # nats that are asked of it
-SECOND = 0.75  # of that, of a second start that vouches for the map
+SECOND = 0.75  # of the goal: what a second start must explain to vouch for the map
 _BLAS = ThreadpoolController()
 
 
@@ -169,7 +169,8 @@ class Races(ABC):
         goal, rivals = self._course.race_goal, self._learners
         if not goal or self.settings.n_classes > 1 or len(rivals) < 2:
             return
-        found = all(mean_evidence(one) >= SECOND * goal for one in rivals)
+        told = [mean_evidence(one) for one in rivals]
+        found = max(told) >= goal and min(told) >= SECOND * goal
         if found and self._rivals_agree() >= AGREED:
             self._life.doubts.stood = (0,)
 

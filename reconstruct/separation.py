@@ -3,7 +3,7 @@
 Classes that compete for particles seem surer of them than they are, so their shares of a particle
 say little. Instead particles of each class are searched in every class alone, against the map of
 the half-set that they are not in. Where two classes are one structure, each explains half of the
-other's particles better; only a few particles are asked, those first that the maps have forgotten.
+other's particles better; only a few particles are asked, of which the maps know little.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reconstruct.learner import Learner
 from reconstruct.search import WeightedBatch
 from reconstruct.store import ParticleStore
 
-__all__ = ["class_overlaps"]
+__all__ = ["class_overlaps", "little_remembered"]
 
 Float64 = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]
@@ -45,7 +45,11 @@ def class_overlaps(
     if n_classes == 1 or learner.cubes is None:
         return shares
     classes = np.asarray(store["class_index"][:trained], np.int32)
-    samples = [_sample(classes, i, float(learner.mass[i]), store) for i in range(n_classes)]
+    every = (np.flatnonzero(classes == i) for i in range(n_classes))
+    samples = [
+        little_remembered(own[store.holds(own)], float(mass), SAMPLE)
+        for own, mass in zip(every, learner.mass, strict=True)
+    ]
     used = [i for i, rows in enumerate(samples) if len(rows) >= FEWEST and not learner.resting[i]]
     for i in used:
         rows, half = store.by_half(samples[i], crossed=True)
@@ -60,8 +64,22 @@ def class_overlaps(
     return shares
 
 
-def _sample(classes: npt.NDArray[np.int32], i: int, mass: float, store: ParticleStore) -> Rows:
-    """The latest particles of a class that its map has forgotten, or its first ones."""
-    own = np.flatnonzero(classes == i)
-    own = own[store.holds(own)]
-    return own[: max(SAMPLE, len(own) - int(mass))][-SAMPLE:]
+def little_remembered(own: Rows, mass: float, count: int) -> Rows:
+    """Give up to ``count`` particles of a class that its map knows little of.
+
+    Parameters
+    ----------
+    own
+        All of the class's that can be searched, in order of arrival.
+    mass
+        Particles that the map remembers.
+
+    Returns
+    -------
+    The latest that it has forgotten; where it remembers nearly all, as in replay, some from
+    everywhere, which the map of the other half-set does not know.
+    """
+    gone = max(0, len(own) - int(mass))
+    if gone >= count:
+        return own[gone - count : gone]
+    return own[np.linspace(0, len(own) - 1, min(count, len(own))).astype(np.intp)]

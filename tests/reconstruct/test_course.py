@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from reconstruct.course import KEPT, Course
@@ -27,7 +25,7 @@ def test_a_pass_presents_each_particle_once_wherever_it_is_resumed() -> None:
         again = course.replay(10, np.arange(PARTICLES))
         shown += again.rows.tolist()
         kept.append(again.kept)
-        resumed = Course(replace(SETTINGS), Schedule())
+        resumed = Course(SETTINGS, Schedule())
         resumed.restore(course.dump())
         course = resumed
     assert sorted(shown) == list(range(PARTICLES))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from reconstruct.course import KEPT
 from reconstruct.engine import Engine
 from reconstruct.engine_state import VERSION
 from reconstruct.quality import align_to_truth
@@ -242,6 +243,18 @@ def test_every_particle_is_counted_once() -> None:
     # the race presents its particles twice more, replay presents all of them twice
     assert presented == PARTICLES + 2 * SETTINGS.race_particles + 2 * PARTICLES
     assert set(plain().engine.dump()[1]["store.visits"].tolist()) == {3, 5}
+
+
+def test_within_a_pass_of_replay_all_particles_count_alike() -> None:
+    engine = Engine(SETTINGS, GEOMETRY)
+    engine.add(particles())
+    while engine.ready:
+        engine.step()
+    masses = [
+        float(engine._leader.mass.sum()) for report in engine.finish() if not report.new_particles
+    ]
+    first, second = masses[-2 * 3 :][2], masses[-1]  # three minibatches are a pass
+    assert second == pytest.approx(KEPT * first + PARTICLES, rel=1e-4)
 
 
 def test_phases_come_in_order_and_the_race_is_told() -> None:

@@ -57,6 +57,8 @@ def test_a_race_of_dim_particles_goes_on_until_a_start_finds_them() -> None:
         ((35.0, 34.0), 0.95, 1, True),
         ((35.0, 34.0), 0.6, 1, False),
         ((35.0, 16.0), 0.95, 1, False),  # one start alone found something
+        ((22.0, 17.0), 0.95, 1, True),
+        ((21.0, 21.0), 0.95, 1, False),  # neither got there
         ((35.0, 34.0), 0.95, 2, False),  # class 1 of one start may be class 2 of the other
     ],
 )

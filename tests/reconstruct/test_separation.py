@@ -11,7 +11,7 @@ import pytest
 
 from reconstruct.fourier import image_spectra
 from reconstruct.search import WeightedBatch
-from reconstruct.separation import class_overlaps
+from reconstruct.separation import class_overlaps, little_remembered
 from reconstruct.store import ParticleStore, ctf_parameters
 from tests.reconstruct.small_sets import cube_of, plane, simulated, weighted
 from tests.reconstruct.test_engine import SETTINGS, particles, run
@@ -88,3 +88,20 @@ def test_classes_with_few_particles_or_without_a_map_say_nothing(
 def test_one_class_overlaps_with_nothing() -> None:
     engine = run(replace(SETTINGS, replay_passes=0), particles(200)).engine
     assert engine.snapshot().classes[0].overlap == (0.0,)
+
+
+@pytest.mark.parametrize(
+    ("mass", "asked"),
+    [
+        (60.0, [30, 31, 32, 33, 34, 35, 36, 37, 38, 39]),  # the latest of those it has forgotten
+        (95.0, [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]),  # it remembers nearly all
+        (250.0, [0, 11, 22, 33, 44, 55, 66, 77, 88, 99]),  # replay: more than there are
+    ],
+)
+def test_particles_that_a_map_knows_little_of(mass: float, asked: list[int]) -> None:
+    assert little_remembered(np.arange(100), mass, 10).tolist() == asked
+
+
+def test_of_few_particles_all_are_asked() -> None:
+    assert little_remembered(np.arange(4), 250.0, 10).tolist() == [0, 1, 2, 3]
+    assert little_remembered(np.arange(0), 0.0, 10).tolist() == []
