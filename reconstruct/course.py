@@ -35,7 +35,7 @@ COUNTERS = (
 )
 REPLAYED_AT_LEAST = 10_000  # presentations that replay makes up to, in at most 8 passes
 REPLAYED_AT_ONCE = 16  # a replayed minibatch is this part of the particles
-KEPT = 0.6  # of what was learned before, as a pass begins; within it all particles count alike
+FADES = 0.4  # of what was learned before, as a pass over all begins; of a sample's pass its share
 DIM_EPOCHS = 8  # times a race of dim particles presents them, unless a start finds them earlier
 LARGEST = 3000  # particles of a replayed minibatch, unless more are asked for
 GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
@@ -140,17 +140,24 @@ class Course:
 
         By default there are two passes, and up to eight where few particles, or dim ones, have to
         be shown often, as long as each pass adds a shell to the working ``radius``. A pass is over
-        the ``particles`` that are still held.
+        the ``particles`` that are still held; of less than half of all there is one, since they
+        would count for more than others with each.
         """
         if not particles:
             return True
         done, position = divmod(self.replay_cursor, particles)
-        if self.settings.replay_passes is not None:
-            return done >= self.settings.replay_passes
-        if position or done < 2:
+        least = self._least_passes(particles)
+        if self.settings.replay_passes is not None or least == 1:
+            return done >= least
+        if position or done < least:
             return False
         most = max(2, min(8, math.ceil(REPLAYED_AT_LEAST * self.stretch / particles)))
         return done >= most or radius <= self.radius_at_pass
+
+    def _least_passes(self, particles: int) -> int:
+        if self.settings.replay_passes is not None:
+            return self.settings.replay_passes
+        return 1 if 2 * particles < self.trained else 2
 
     def replay(self, radius: int, particles: Rows) -> Replay:
         """Take the next of ``particles`` to be replayed; ``radius`` is the working radius."""
@@ -163,13 +170,15 @@ class Course:
         rows = particles[order[position : position + size]]
         self.replay_cursor += len(rows)
         # A group that is taken up needs a pass to be learned with: the first is the last chance.
-        passes = self.settings.replay_passes
+        more = self._least_passes(len(particles)) != 1
         return Replay(
             rows=rows,
             index=index,
-            kept=1.0 if position else KEPT,
+            kept=1.0
+            if position
+            else 1.0 - FADES * len(particles) / max(self.trained, len(particles)),
             everywhere=index == 0 or (position // size) % GLOBAL_EVERY == 0,
-            last_chance=self.replay_cursor == len(particles) and passes != 1,
+            last_chance=self.replay_cursor == len(particles) and more,
         )
 
     # ---- state

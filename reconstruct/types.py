@@ -282,7 +282,7 @@ class ClassSnapshot:
     resolution_angstrom: float | None  # half-map FSC 0.143; None until it can be trusted
     particles: int  # particles whose best class this is
     occupancy: float  # share of the posterior mass
-    effective_particles: float  # particles' worth of information inside the memory window
+    effective_particles: float  # particles' worth of information that the statistics hold
     view_histogram: FloatArray  # (18, 36) counts over tilt (0..pi) x rot (-pi..pi)
     phase: Phase = "waiting"
     overlap: tuple[float, ...] = ()  # (K,) share of its particles that class j explains better

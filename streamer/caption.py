@@ -65,6 +65,11 @@ class Caption:
         return "none" if self.over else "not yet"
 
     @property
+    def flattered(self) -> bool:
+        """Whether half-maps share the axes of a group, so that a resolution may be worse."""
+        return self.symmetry.startswith("symmetry") and " imposed, " in self.symmetry
+
+    @property
     def remarks(self) -> str:
         """What to say of the maps as a whole, in one line."""
         return SEPARATOR.join(filter(None, (self.stopped, self.symmetry))) or " "
@@ -134,7 +139,9 @@ def symmetry_words(
         return f"symmetry {imposed} only tried out so far"
     words = f"symmetry {imposed} imposed"
     fits = told.get("symmetry/0", {}).get("values", {}).get("fits", 1.0)
-    return words if fits else f"{words}, {_HARDLY}"
+    if not fits:
+        return f"{words}, {_HARDLY}"
+    return words if phase == "initial" else f"{words}, which flatters the resolution"
 
 
 def no_resolution_words(item: ClassSnapshot, *, over: bool) -> str:

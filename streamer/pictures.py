@@ -131,6 +131,7 @@ def _draw_header(page: Page, snapshot: Snapshot, caption: Caption) -> None:
         words = resolution_words(resolution, none=caption.no_resolution)
         page.text(right, 50, words, size=21, bold=True, across="right")
         limited = resolution is not None and is_limited(snapshot.classes[0])
+        limited = limited and not caption.flattered
         words = "resolution or better" if limited else "resolution"
         words += f"  ·  {caption.title}" if caption.title else ""
         page.text(right, 78, words, size=11, colour=MUTED, across="right")

@@ -202,7 +202,6 @@ class WordsProgress(PlainProgress):
         "resumed": "goes on after {particles:,} particles",
         "dead_letter": "a record was refused: {detail}",
         "quarantined": "{particles:,} particles quarantined, the first for {first}",
-        "snapshot": "maps of {particles:,} particles written into series",
     }
 
     def __init__(self, console: Console, **more: Any) -> None:
@@ -211,6 +210,14 @@ class WordsProgress(PlainProgress):
 
     def _say(self, event: str, **fields: object) -> None:
         self._write(self._SENTENCES[event].format(**fields))
+
+    def published(
+        self, name: str, snapshot: Snapshot, state: SessionState, delays_s: Sequence[float]
+    ) -> None:
+        """Say that maps are out, and how good they are."""
+        known = [item.resolution_angstrom for item in snapshot.classes]
+        told = f"resolution {resolution_words(known)} Å" if any(known) else "no resolution yet"
+        self._write(f"maps of {snapshot.particles_seen:,} particles written into series, {told}")
 
     def _write(self, words: str) -> None:
         elapsed = f"{self._clock_s() - self._began_s:.0f} s"

@@ -62,8 +62,13 @@ def check_kind(path: Path) -> None:
         It is.
     """
     if path.suffix not in (".star", ".cs"):
+        wrong = "is neither a STAR nor a .cs file"
+        if path.is_dir():
+            wrong = "is a folder"
+        elif not path.exists():
+            wrong = "does not exist, and is no name of a STAR or .cs file"
         raise ConfigurationError(
-            f"{path} is neither a STAR nor a .cs file",
+            f"{path} {wrong}",
             "Give a particles file of RELION or cryoSPARC",
         )
 

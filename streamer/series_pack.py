@@ -111,7 +111,7 @@ def _lines(number: int, name: str, manifest: dict[str, Any]) -> list[dict[str, A
             "number": number,
             "class": one["class_index"] + 1,
             "particles": one["particles"],
-            "occupancy": one["occupancy"],
+            "occupancy": round(one["occupancy"], 6),
             "resolution_angstrom": one["resolution_angstrom"],
             "file": f"{name}/{Path(one['path']).name}",
         }

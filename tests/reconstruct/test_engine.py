@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reconstruct.course import KEPT
+from reconstruct.course import FADES
 from reconstruct.engine import Engine
 from reconstruct.engine_state import VERSION
 from reconstruct.quality import align_to_truth
@@ -254,7 +254,7 @@ def test_within_a_pass_of_replay_all_particles_count_alike() -> None:
         float(engine._leader.mass.sum()) for report in engine.finish() if not report.new_particles
     ]
     first, second = masses[-2 * 3 :][2], masses[-1]  # three minibatches are a pass
-    assert second == pytest.approx(KEPT * first + PARTICLES, rel=1e-4)
+    assert second == pytest.approx((1 - FADES) * first + PARTICLES, rel=1e-4)
 
 
 def test_phases_come_in_order_and_the_race_is_told() -> None:

@@ -20,6 +20,7 @@ from streamer.progress import LiveProgress, PlainProgress, WordsProgress, progre
 from streamer.state import SessionState
 from streamer.transports.base import TopicPartition
 from tests.streamer.bench import Bench
+from tests.streamer.test_pictures import a_snapshot
 
 _numbers = itertools.count()
 WHERE = TopicPartition("t", 0)
@@ -181,6 +182,16 @@ def test_speed_is_that_of_late_and_the_end_is_in_sight() -> None:
     last = log.getvalue().splitlines()[-1]
     assert "per_second=- " in last
     assert " of=" not in last
+
+
+def test_a_person_is_told_how_good_the_maps_are_that_were_written() -> None:
+    log = io.StringIO()
+    words = WordsProgress(Console(file=log, width=200))
+    none = replace(a_snapshot(1).classes[0], resolution_angstrom=None)
+    for snapshot in (a_snapshot(1), a_snapshot(3), replace(a_snapshot(1), classes=(none,))):
+        words.published("step-00000040", snapshot, SessionState(), ())
+    told = [line.partition("series, ")[2] for line in log.getvalue().splitlines()]
+    assert told == ["resolution 18.0 Å", "resolution 18.0/-/18.0 Å", "no resolution yet"]
 
 
 def test_a_log_file_gets_plain_lines_and_a_terminal_a_panel(tmp_path: Path) -> None:

@@ -171,16 +171,27 @@ def test_a_missing_stack_is_one_line(star: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
-def test_an_unknown_kind_of_file_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("x.txt", "neither a STAR nor a .cs"),
+        ("x.start", "does not exist"),
+        ("folder", "is a folder"),
+    ],
+)
+def test_an_unknown_kind_of_file_is_one_line(tmp_path: Path, name: str, wrong: str) -> None:
+    (tmp_path / "x.txt").write_text("particles")
+    (tmp_path / "folder").mkdir()
+    before = set(tmp_path.iterdir())
     for command in (
-        ("run", str(tmp_path / "x.txt"), f"--out={tmp_path / 'o'}"),
-        ("run", str(tmp_path / "x.txt"), f"--out={tmp_path / 'o'}", "--follow"),
-        ("attach", "relion", str(tmp_path / "x.txt"), f"--bus=sqlite:///{tmp_path}/bus.db"),
+        ("run", str(tmp_path / name), f"--out={tmp_path / 'o'}"),
+        ("run", str(tmp_path / name), f"--out={tmp_path / 'o'}", "--follow"),
+        ("attach", "relion", str(tmp_path / name), f"--bus=sqlite:///{tmp_path}/bus.db"),
     ):
         done = inside(*command)
         assert done.returncode == 2
-        assert "neither a STAR nor a .cs" in one_line(done.stderr)
-        assert list(tmp_path.iterdir()) == []
+        assert wrong in one_line(done.stderr)
+        assert set(tmp_path.iterdir()) == before
 
 
 def test_an_output_folder_that_cannot_be_written_is_one_line(

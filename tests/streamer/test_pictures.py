@@ -417,14 +417,15 @@ def test_a_symmetry_that_hardly_fits_is_told_so() -> None:
     for wanted in ("C1", "auto"):
         tried = "symmetry O only tried out so far"
         assert symmetry_words(wanted, "O", "initial", {}) == tried
-    assert symmetry_words("auto", "O", "final", {}) == "symmetry O imposed"
+    flattered = "symmetry O imposed, which flatters the resolution"
+    assert symmetry_words("auto", "O", "final", {}) == flattered
     assert symmetry_words("O", "O", "initial", {}) == "symmetry O imposed"
     told = lasting(replace(reports(1)[0], events=(symmetry_event("O", 0.1, believed=False),)))
     assert (
         symmetry_words("O", "O", "final", told) == "symmetry O imposed, though its axes hardly fit"
     )
     told = lasting(replace(reports(1)[0], events=(symmetry_event("O", 0.8, believed=True),)))
-    assert symmetry_words("O", "O", "final", told) == "symmetry O imposed"
+    assert symmetry_words("O", "O", "final", told) == flattered
 
 
 @pytest.mark.data
