@@ -1,7 +1,8 @@
 """What the measurements say about how to go on: radius, memory window, phase.
 
 Pure functions of what has been presented and measured, never of wall time or of how much data
-there was at the start. docs/decisions/cold-start.md and memory.md have the measurements behind the numbers.
+there was at the start. docs/decisions/cold-start.md and memory.md have the measurements behind the
+numbers.
 """
 
 from __future__ import annotations
