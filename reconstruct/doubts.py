@@ -37,6 +37,7 @@ class Doubts:
     """What speaks against the maps of classes, and for them."""
 
     stretch: float = 1.0  # of a start, against one of bright particles
+    little: bool = False  # whether too little is explained for even views to speak for a class
     unsettled: bool = False  # whether random starts found different maps of a near-ball
     guided: bool = False  # whether the map of one began as that of a group: starts find worse ones
     looked: bool = False  # whether it is known how even the classes' views are
@@ -48,12 +49,13 @@ class Doubts:
         """Which classes' maps may be wrong, as long as they did not stand against fresh starts.
 
         The race finds the map of one bright species. Several species have fewer particles each in
-        it; a class that took a wrong turn then crowds its views, as one of dim particles need not.
+        it; a class that took a wrong turn then crowds its views, as one of dim particles need not,
+        or one of particles that are hardly bright.
         """
         if self.stretch == 1.0 and n_classes == 1:
             return (self.unsettled and 0 not in self.stood,)
         found_wrong = {0} if self.unsettled else set()
-        known = self.stretch == 1.0 and self.looked
+        known = self.stretch == 1.0 and self.looked and not self.little
         return tuple(
             k not in self.stood and (k in self.uneven or k in found_wrong or not known)
             for k in range(n_classes)

@@ -27,12 +27,13 @@ def with_events(report: StepReport, *events: EngineEvent) -> StepReport:
 
 def pace_event(explained: float, stretch: float, *, looked_at: int, particles: int) -> EngineEvent:
     """Tell that particles show little, and that the first map takes longer for it."""
+    slower = f" {stretch:.1f} times as slowly" if stretch >= 1.05 else ""
     return EngineEvent(
         kind="low_signal",
         message=(
             f"A first look at {looked_at:,} particles explains {explained:.1f} nats of each, too "
-            f"little to tell a right start from a wrong one: it begins anew {stretch:.1f} times as "
-            f"slowly, with about {particles:,} particles"
+            f"little to tell a right start from a wrong one: it begins anew{slower}, with about "
+            f"{particles:,} particles"
         ),
         values={"evidence": explained, "stretch": stretch, "particles": float(particles)},
     )

@@ -15,9 +15,10 @@ import numpy as np
 from reconstruct.learner import EVIDENCE_MEMORY, Learner
 from reconstruct.schedule import Schedule
 
-__all__ = ["DIM", "mean_evidence", "stretch_for", "stretched"]
+__all__ = ["BRIGHT", "DIM", "mean_evidence", "stretch_for", "stretched"]
 
 DIM = 21.0  # nats per particle after the first look, below which starts were seen to fail
+BRIGHT = 42.0  # likewise, from which even views vouch for one of several maps
 LONGEST = 6.0
 
 

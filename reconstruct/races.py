@@ -36,7 +36,7 @@ from reconstruct.learner import Learner
 from reconstruct.learner_state import new_learner
 from reconstruct.lifecycle import Lifecycle
 from reconstruct.memory import memory_need
-from reconstruct.pace import DIM, mean_evidence, stretch_for, stretched
+from reconstruct.pace import BRIGHT, DIM, mean_evidence, stretch_for, stretched
 from reconstruct.search import WeightedBatch
 from reconstruct.spherical import Sphericity
 from reconstruct.store import ParticleStore
@@ -128,6 +128,7 @@ class Races(ABC):
             return None
         course.paced = True
         explained = mean_evidence(self._leader)
+        self._life.doubts.little = bool(explained < BRIGHT)
         stretch = stretch_for(explained)
         if stretch == 1.0:
             return None

@@ -10,6 +10,7 @@ import pytest
 
 from reconstruct.course import DIM_EPOCHS, Course
 from reconstruct.engine import Engine
+from reconstruct.engine_events import pace_event
 from reconstruct.learner import EVIDENCE_MEMORY
 from reconstruct.pace import LONGEST, mean_evidence, stretch_for, stretched
 from reconstruct.schedule import Schedule
@@ -98,6 +99,13 @@ def test_a_session_of_dim_particles_says_so_and_races_longer() -> None:
     engine, kinds = told(AUTO, images(DIM_SNR, 150))
     assert kinds == ["low_signal"]  # 120 particles would have been raced
     assert engine.phase == "initial"
+
+
+def test_an_event_names_the_pace_where_there_is_a_difference() -> None:
+    assert (
+        "begins anew 1.6 times as slowly" in pace_event(13.0, 1.6, looked_at=1, particles=9).message
+    )
+    assert "begins anew, with about" in pace_event(20.6, 1.02, looked_at=1, particles=9).message
 
 
 def test_a_session_of_bright_particles_says_nothing() -> None:
