@@ -171,12 +171,11 @@ class Course:
         self.replay_cursor += len(rows)
         # A group that is taken up needs a pass to be learned with: the first is the last chance.
         more = self._least_passes(len(particles)) != 1
+        kept = 1.0 if position else 1.0 - FADES * len(particles) / self.trained
         return Replay(
             rows=rows,
             index=index,
-            kept=1.0
-            if position
-            else 1.0 - FADES * len(particles) / max(self.trained, len(particles)),
+            kept=kept,
             everywhere=index == 0 or (position // size) % GLOBAL_EVERY == 0,
             last_chance=self.replay_cursor == len(particles) and more,
         )

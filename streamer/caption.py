@@ -32,6 +32,7 @@ __all__ = [
 SEPARATOR = "  ·  "  # of facts in one line
 _LONGEST = 48  # characters of a title
 _HARDLY = "though its axes hardly fit"
+_FLATTERS = "which flatters the resolution"
 _WHY: Mapping[WhyNone | None, str] = {
     "racing": "no map chosen yet",
     "sharing": "half-maps not independent yet",
@@ -67,7 +68,7 @@ class Caption:
     @property
     def flattered(self) -> bool:
         """Whether half-maps share the axes of a group, so that a resolution may be worse."""
-        return self.symmetry.startswith("symmetry") and " imposed, " in self.symmetry
+        return self.symmetry.endswith((_HARDLY, _FLATTERS))
 
     @property
     def remarks(self) -> str:
@@ -141,7 +142,7 @@ def symmetry_words(
     fits = told.get("symmetry/0", {}).get("values", {}).get("fits", 1.0)
     if not fits:
         return f"{words}, {_HARDLY}"
-    return words if phase == "initial" else f"{words}, which flatters the resolution"
+    return words if phase == "initial" else f"{words}, {_FLATTERS}"
 
 
 def no_resolution_words(item: ClassSnapshot, *, over: bool) -> str:

@@ -14,13 +14,13 @@ SETTINGS = EngineSettings(minibatch_final=100)
 
 
 def test_what_was_learned_fades_as_a_pass_begins_and_never_within_it() -> None:
-    course = Course(SETTINGS, Schedule())
+    course = Course(SETTINGS, Schedule(), trained=PARTICLES)
     kept = [course.replay(10, np.arange(PARTICLES)).kept for _ in range(15)]
     assert kept == 3 * [KEPT, 1.0, 1.0, 1.0, 1.0]
 
 
 def test_a_pass_presents_each_particle_once_wherever_it_is_resumed() -> None:
-    course = Course(SETTINGS, Schedule())
+    course = Course(SETTINGS, Schedule(), trained=PARTICLES)
     shown, kept = [], []
     for _ in range(5):
         again = course.replay(10, np.arange(PARTICLES))
