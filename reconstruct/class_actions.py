@@ -161,6 +161,7 @@ def put_to_rest(learner: Learner, k: int) -> None:
     learner.mass[k] = 0.0
     learner.resting[k] = True
     learner.mask_radius[k] = learner.grid.mask_radius_pixels
+    learner.shift_sums[k] = 0.0
     learner.fsc[k] = np.eye(1, learner.max_radius + 1)[0]
     learner.make_references()
 
@@ -221,6 +222,7 @@ def divide(
         held[slot] = np.float32(share) * held[k]
         held[k] *= np.float32(1.0 - share)
     learner.mask_radius[slot] = learner.mask_radius[k]
+    learner.shift_sums[slot] = learner.shift_sums[k]
     learner.class_share /= learner.class_share.sum()  # less what the class at rest held
     learner.resting[slot] = False
     learner.siblings = Siblings((k, slot), differences)
@@ -284,6 +286,7 @@ def fill(learner: Learner, k: int, source: Learner, *, share: float) -> None:
     _put_statistics(learner, k, source)
     learner.mass[k] = source.mass[0]
     learner.mask_radius[k] = source.mask_radius[0]
+    learner.shift_sums[k] = source.shift_sums[0]
     learner.resting[k] = False
     learner.class_share[k] = 0.0
     learner.class_share *= (1.0 - share) / max(float(learner.class_share.sum()), 1e-12)
@@ -305,6 +308,7 @@ def _add_class(learner: Learner) -> None:
     learner.class_share = np.append(learner.class_share, 0.0)
     learner.mass = np.append(learner.mass, 0.0)
     learner.mask_radius = np.append(learner.mask_radius, learner.grid.mask_radius_pixels)
+    learner.shift_sums = np.concatenate([learner.shift_sums, np.zeros((1, 4, 4))])
     learner.resting = np.append(learner.resting, True)
     learner.fsc.append(np.eye(1, learner.max_radius + 1)[0])
 

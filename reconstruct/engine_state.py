@@ -29,7 +29,7 @@ __all__ = [
 
 Arrays = dict[str, npt.NDArray[Any]]
 
-VERSION = 4
+VERSION = 5
 
 
 def pack(

@@ -61,6 +61,7 @@ def impose(
         rotations[rows] = rotate_poses(old, verdict.axes).reshape(-1, 9)
     learner.statistics = learner.backend.asarray(statistics)
     learner.velocity = None  # it is in the frame that was left
+    learner.shift_sums[:] = 0.0  # likewise
     learner.group = group
     learner.split_halves(restart_radius)
 

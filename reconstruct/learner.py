@@ -22,7 +22,7 @@ from reconstruct.accumulate import accumulate
 from reconstruct.annealing import annealed, temperature_for
 from reconstruct.backend import Backend, cpu_backend
 from reconstruct.breadth import COLD, Breadth
-from reconstruct.centring import centred
+from reconstruct.centring import gathered
 from reconstruct.classes import similarity_at
 from reconstruct.comparing import compare_cut, compare_widths
 from reconstruct.extent import particle_radius_pixels
@@ -81,6 +81,7 @@ class Learner:
     class_share: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) sums to 1
     mass: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) particles remembered
     mask_radius: Float64 = field(default_factory=lambda: np.zeros(0))  # (K,) pixels
+    shift_sums: Float64 = field(default_factory=lambda: np.zeros(0))  # (K, 4, 4) see ``centring``
     resting: Bools = field(default_factory=lambda: np.zeros(0, np.bool_))  # (K,) without a map
     evidence: float = 0.0  # running mean per particle, nats
     statistics: Float32 = field(default_factory=lambda: np.zeros((2, 0, 1, 1, 2, 3), np.float32))
@@ -94,7 +95,7 @@ class Learner:
     coarse_radius: int = 0  # shells of a wide coarse pass; 0: the usual one
     aside: bool = False  # whether it waits while starts with a group are raced
     positivity: Positivity = field(default_factory=Positivity)
-    centring: Centring = "off"
+    centring: Centring = "on"
     optimizer: Optimizer = field(default_factory=Optimizer)
     temperature: float = 1.0  # of the pose posterior in the last update
     breadth: Breadth = field(default_factory=Breadth)  # of pose posteriors
@@ -114,6 +115,7 @@ class Learner:
             self.class_share = np.full(self.n_classes, 1.0 / self.n_classes)
             self.prior = self.class_share.copy()
             self.mass = np.zeros(self.n_classes)
+            self.shift_sums = np.zeros((self.n_classes, 4, 4))
             self.mask_radius = np.full(self.n_classes, self.grid.mask_radius_pixels)
             self.resting = np.zeros(self.n_classes, np.bool_)
             self.fsc = [np.ones(self.max_radius + 1) for _ in range(self.n_classes)]
@@ -167,11 +169,7 @@ class Learner:
 
     def _fit_masks(self, workers: Executor) -> None:
         """Close each class's mask in on its particle, never wider than the session's."""
-        volumes = list(self._box_volumes(workers))
-        if self.centring == "on" and not self.split:
-            self.statistics = centred(
-                self.statistics, volumes, padded=self.grid.padded, backend=self.backend
-            )
+        volumes = self._box_volumes(workers)
         for k, radius in enumerate(workers.map(particle_radius_pixels, volumes)):
             if self.resting[k]:
                 continue
@@ -273,6 +271,7 @@ class Learner:
             compare_widths(self, searched, self._rng(), workers)
         looked = self.clock()
         accumulate(self, searched, window, workers)
+        self.shift_sums = gathered(self.shift_sums, found)
         inserted = self.clock()
         self.presented += count
         self.stale += count

@@ -24,7 +24,7 @@ _PLAIN = (
     *("presented", "updates", "stale", "drawn", "evidence", "split", "group", "temperature"),
     *("coarse_radius", "aside", "split_at"),
 )
-_ARRAYS = ("class_share", "prior", "mass", "mask_radius")
+_ARRAYS = ("class_share", "prior", "mass", "mask_radius", "shift_sums")
 
 
 def new_learner(

@@ -20,6 +20,7 @@ from threadpoolctl import ThreadpoolController
 from reconstruct import spherical
 from reconstruct.agreement import AGREED, agreement
 from reconstruct.backend import Backend
+from reconstruct.centring import recentre
 from reconstruct.course import Course
 from reconstruct.engine_events import (
     ball_event,
@@ -228,6 +229,7 @@ class Races(ABC):
         leader = self._leader
         self._learners = [leader]
         self._course.racing = False
+        recentre(leader, self._store)
         leader.split_halves(radius)  # a wide coarse pass stays: a ball's low shells stay blind
         return mask_event(2 * float(leader.mask_radius.max()) * self.geometry.pixel_size_angstrom)
 

@@ -135,7 +135,7 @@ class EngineSettings:
     learning_rate: float = 0.4  # sgd: of the first 100 updates, falling after them
     momentum: float = 0.0  # sgd: share of the last step that is taken again
     nonnegativity: Nonnegativity = "off"  # of the maps that particles are scored against
-    centring: Centring = "off"  # of maps, while they are being found
+    centring: Centring = "on"  # of maps on their particles' boxes
     noise_model: NoiseKind = "coloured"
     noise_source: NoiseSource = "outside"
     noise_prior_weight: float = 50.0  # images' worth of all groups' mean in each group's spectrum

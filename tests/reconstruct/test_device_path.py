@@ -313,13 +313,14 @@ def test_a_device_that_is_not_there_is_refused_with_a_remedy() -> None:
     "change",
     [
         {"optimizer": "sgd", "momentum": 0.5, "n_classes": 2},
-        {"nonnegativity": "on", "centring": "on", "presentations_per_shell": 8},
+        {"nonnegativity": "on", "presentations_per_shell": 8},
+        {"centring": "off"},
         {"nonnegativity": "auto", "replay_passes": 4},
         {"initial_ess_fraction": 0.5},
         {"noise_source": "residuals", "noise_initial_weight": 1.0, "replay_passes": 4},
         {"store_particles": 16, "store_precision": "float16", "race_particles": 16},
     ],
-    ids=["sgd", "cut", "judged", "hot", "residuals", "bounded"],
+    ids=["sgd", "cut", "still", "judged", "hot", "residuals", "bounded"],
 )
 def test_every_option_works_on_a_device_as_on_the_cpu(
     host: Backend, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
@@ -327,6 +328,8 @@ def test_every_option_works_on_a_device_as_on_the_cpu(
     monkeypatch.setattr("reconstruct.store.RECENT", 2)
     monkeypatch.setattr("reconstruct.positivity.JUDGE_EVERY", 4)
     monkeypatch.setattr("reconstruct.centring.LEAST_PIXELS", 0.0)
+    monkeypatch.setattr("reconstruct.centring.FEWEST", 8)
+    monkeypatch.setattr("reconstruct.centring.ERRORS", 0.5)
     base = replace(SETTINGS, race_particles=16, race_epochs=2)
     settings = replace(base, **change)
     cpu, device = trained("cpu", settings), trained(host, settings)
