@@ -61,6 +61,7 @@ app = Application(
 
 EXIT_INPUT = 2
 EXIT_BUS = 6
+EXIT_INTERRUPTED = 130
 
 
 def _tell_version(wanted: bool) -> None:
@@ -191,6 +192,7 @@ def demo(
         keep_serving=keep_serving,
     )
     tell_end(console, settings, finished, go_on=RUN_AGAIN)
+    _exit_if_partial(finished.stopped)
 
 
 @app.command()
@@ -298,6 +300,7 @@ def run(
         say=say,
     )
     tell_end(console, settings, finished, go_on=RUN_AGAIN)
+    _exit_if_partial("" if follow else finished.stopped)  # a file that is followed may never end
 
 
 @app.command()
@@ -378,13 +381,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except SystemExit:
         raise
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(EXIT_INTERRUPTED)
     except Exception as error:
         status = _exit_status(error)
         if status is None:
             raise  # a bug: the traceback is what helps
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(status)
+
+
+def _exit_if_partial(stopped: str) -> None:
+    """Leave with a status that keeps a script from going on with maps of some particles only."""
+    if stopped:
+        sys.exit(EXIT_INTERRUPTED)
 
 
 def _exit_status(error: Exception) -> int | None:

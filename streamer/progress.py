@@ -30,6 +30,7 @@ from streamer.transports.base import Lag, Record, TopicPartition
 __all__ = ["LiveProgress", "PlainProgress", "WordsProgress", "progress_for"]
 
 _SHOWN_EVENTS = 5
+_LONG_S = 3.0  # that an update may take before it is told how long it has
 _RECENT_S = 15.0  # that speed is told of: since the start, it would hide the race and every pause
 
 
@@ -263,6 +264,7 @@ class LiveProgress(Observer):
         self._lag = Lag(0, 0.0)
         self._report: StepReport | None = None
         self._state: SessionState | None = None
+        self._stepped_s = clock_s()
         self._snapshot = "none yet"
         self._events: list[str] = []
         self._live = Live(console=console, get_renderable=self._panel, refresh_per_second=4)
@@ -295,7 +297,7 @@ class LiveProgress(Observer):
 
     def stepped(self, report: StepReport, state: SessionState) -> None:
         """Show what a step did."""
-        self._report = report
+        self._report, self._stepped_s = report, self._clock_s()
         self._speed.note(self._clock_s(), report.particles_presented, report.particles_seen)
         for event in report.events:
             self._tell(event.message)
@@ -333,6 +335,12 @@ class LiveProgress(Observer):
         rate = self._speed.seen
         return f"{words}, the others in about {(expected - seen) / rate:.0f} s" if rate else words
 
+    def _under_way(self) -> str:
+        """How long the next update takes, where it is long: fresh starts may try its maps."""
+        waited_s = self._clock_s() - self._stepped_s
+        busy = self._activity in ("running", "finishing") and waited_s >= _LONG_S
+        return f", the next for {waited_s:.0f} s so far" if busy else ""
+
     def _panel(self) -> Table:
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim", justify="right")
@@ -355,7 +363,7 @@ class LiveProgress(Observer):
             table.add_row("rate", f"{known} particles/s, {self._lag.records} records waiting")
             phase = phase_told(report.phase, report.class_phases)
             comparing = ", finding the first map" if _comparing(report) else ""
-            table.add_row("step", f"{report.step} ({phase} phase{comparing})")
+            table.add_row("step", f"{report.step} ({phase} phase{comparing}){self._under_way()}")
             for index, value in enumerate(report.resolution_angstrom):
                 known = "not measurable yet" if value is None else f"{value:.1f} Å"
                 table.add_row(

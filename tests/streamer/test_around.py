@@ -170,7 +170,11 @@ def test_speed_is_that_of_late_and_the_end_is_in_sight() -> None:
         report = replace(STEP, particles_seen=seen, particles_presented=2 * seen)
         for observer in (plain, live):
             observer.stepped(report, state)
+    assert "so far" not in screen.getvalue()
+    live.activity("running")
+    now_s += 7.0
     live.close()
+    assert "1 (initial phase), the next for 7 s so far" in screen.getvalue()
     lines = log.getvalue().splitlines()
     assert "particles=1000 of=4000 presented=2000 per_second=20" in lines[0]
     assert "per_second=100 " in lines[2]  # 2000 presented since 100 s

@@ -130,7 +130,7 @@ def test_a_run_that_is_stopped_says_so_everywhere_and_how_to_go_on(
         lines_until(process, " particles, initial phase", anywhere=True)
         process.send_signal(signal.SIGINT)
         said = process.communicate(timeout=60)[0]
-    assert process.returncode == 0, said
+    assert process.returncode == cli.EXIT_INTERRUPTED, said
     report = json.loads((out / "report.json").read_text())
     learned = report["particles"]["trained"]
     words = f"stopped early: {learned} of {N} particles learned from"
