@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from reconstruct.centring import centre
 from reconstruct.class_actions import Session, learn_cold, score
 from reconstruct.learner import Learner
 
@@ -70,4 +71,7 @@ def _race(session: Session, rows: Rows, number: int) -> Learner:
             order = rng.permutation(rows)
             for i in range(0, len(order), BATCH):
                 learn_cold(session, learner, order[i : i + BATCH])
-    return max(starts, key=lambda one: one.evidence)
+    best = max(starts, key=lambda one: one.evidence)
+    if centre(best).any():  # as the maps are that it is compared with
+        best.make_references(session.workers)
+    return best

@@ -17,11 +17,16 @@ from reconstruct.backend import Backend
 from reconstruct.learned import LearnResult
 from reconstruct.siblings import Siblings
 from reconstruct.store import ParticleStore
-from reconstruct.symmetry import shift_poses, shift_statistics, storable_statistics
+from reconstruct.symmetry import (
+    parse_group,
+    shift_poses,
+    shift_statistics,
+    storable_statistics,
+)
 from reconstruct.types import Centring
 from reconstruct.update import MapGrid, symmetric_plane
 
-__all__ = ["Displaced", "displacement", "gathered", "recentre"]
+__all__ = ["Displaced", "centre", "displacement", "gathered", "recentre", "turned"]
 
 Float64 = npt.NDArray[np.float64]
 
@@ -29,6 +34,10 @@ MEMORY = 1500.0  # presentations of a class that its sums remember
 LEAST_PIXELS = 0.2  # a map nearer to the centre than this stays where it is
 FEWEST = 50  # presentations that tell anything
 ERRORS = 3.0  # standard errors that a displacement has to exceed
+# Of all rows, that a direction must show in: along one that is seen end on, an offset shows in no
+# shift, and what is found is noise (up to 8 pixels, of views within 5 degrees of an axis).
+LEAST_SPREAD = 0.02
+EVERYWHERE = np.eye(3)
 
 
 class Displaced(Protocol):
@@ -40,6 +49,7 @@ class Displaced(Protocol):
     group: str
     siblings: Siblings | None
     resting: npt.NDArray[np.bool_]  # (K,)
+    mask_radius: Float64  # (K,) pixels
     shift_sums: Float64  # (K, 4, 4) of ``gathered``
     statistics: Any  # (2, K, g, g, h, 3)
     velocity: Any
@@ -48,10 +58,10 @@ class Displaced(Protocol):
 def gathered(sums: Float64, found: LearnResult) -> Float64:
     """Sums (K, 4, 4) of a class's displacement, with those of another update taken in.
 
-    Of each particle's best pose, in the class that explains it best, the rows (a, s) of x and of y:
-    a of the rotation A, s of the shift in pixels. A map displaced by d makes s = a . d + its own.
+    Of each particle's best pose the rows (a, s) of x and of y: a of the rotation A, s of the shift
+    in pixels. A map displaced by d makes s = a . d + its own.
     """
-    classes = np.argmax(found.class_mass, axis=1)
+    classes = found.poses.class_index[:, 0]
     rotation = found.poses.rotation[:, 0].reshape(-1, 3, 3)[:, :2].astype(np.float64)
     rows = np.concatenate([rotation, found.poses.shift[:, 0, :, None]], axis=2)  # (b, 2, 4)
     now = sums.copy()
@@ -61,17 +71,29 @@ def gathered(sums: Float64, found: LearnResult) -> Float64:
     return now
 
 
-def displacement(sums: Float64) -> Float64:
+def turned(sums: Float64, axes: Float64, move: Float64) -> Float64:
+    """Sums (..., 4, 4) once the map was moved by ``move`` (3,) in pixels, then turned by ``axes``.
+
+    ``axes`` (3, 3) are as in ``symmetry.rotate_poses``.
+    """
+    turn = np.eye(4)
+    turn[:3, :3], turn[:3, 3] = axes.T, move
+    after: Float64 = turn.T @ sums @ turn
+    return after
+
+
+def displacement(sums: Float64, free: Float64 = EVERYWHERE) -> Float64:
     """How far (3,) x, y, z in pixels a map lies off centre by the sums (4, 4) of its particles.
 
     Least squares, along the directions that the views tell; 0 where it is too little to matter.
+    ``free`` (3, 3) projects on the directions in which the map may be moved.
     """
-    spread, turns = np.linalg.eigh(sums[:3, :3])
     rows = float(np.trace(sums[:3, :3]))  # each is of length 1
     if rows < 2 * FEWEST:
         return np.zeros(3)
-    along = turns.T @ sums[:3, 3]
-    known = spread > 1e-6 * rows
+    spread, turns = np.linalg.eigh(free @ sums[:3, :3] @ free)
+    along = turns.T @ free @ sums[:3, 3]
+    known = spread > LEAST_SPREAD * rows
     moved = np.where(known, along / np.where(known, spread, 1.0), 0.0)
     left = max(float(sums[3, 3] - along @ moved), 0.0) / rows
     moved[moved**2 * spread <= ERRORS**2 * left] = 0.0
@@ -79,33 +101,47 @@ def displacement(sums: Float64) -> Float64:
     return found if float(np.linalg.norm(found)) >= LEAST_PIXELS else np.zeros(3)
 
 
-def recentre(learner: Displaced, store: ParticleStore) -> bool:
-    """Move the maps that lie off centre, and the shifts of their particles; whether any did.
+def centre(learner: Displaced) -> Float64:
+    """Move the maps that lie off centre, and give what they were off by (K, 3), in pixels.
 
-    The references are the caller's to make anew. With a group its axes hold the map, and siblings
-    lie as their common map did.
+    The references are the caller's to make anew, where any did. A group's axes hold the map, but
+    along the axis of a Cn; siblings lie as their common map did.
     """
-    if learner.centring == "off" or learner.group != "C1" or learner.siblings is not None:
-        return False
-    moves = np.stack([displacement(sums) for sums in learner.shift_sums])
-    moves[learner.resting] = 0.0
-    if not moves.any():
-        return False
-    # A few MB to the host and back, a few times in a session.
-    statistics = learner.backend.asnumpy(learner.statistics).copy()
-    reach = (statistics.shape[2] - 1) // 2
+    moves = np.zeros((len(learner.shift_sums), 3))
+    if learner.centring == "off":
+        return moves
+    free = np.round(parse_group(learner.group).operators.mean(axis=0), 9)
+    held = () if learner.siblings is None else learner.siblings.classes
+    for k, sums in enumerate(learner.shift_sums):
+        if learner.resting[k] or k in held:
+            continue
+        moves[k] = displacement(sums, free)
+        if moves[k].any():
+            _move(learner, k, -moves[k])
+    return moves
+
+
+def _move(learner: Displaced, k: int, move: Float64) -> None:
+    statistics = learner.backend.asnumpy(learner.statistics[:, k]).copy()
+    reach = (statistics.shape[1] - 1) // 2
+    for h in (0, 1):
+        crop = symmetric_plane(statistics[h], reach)
+        crop = shift_statistics(crop, move, padded=learner.grid.padded)
+        statistics[h] = storable_statistics(crop)
+    learner.statistics[:, k] = learner.backend.asarray(statistics)
+    if learner.velocity is not None:
+        learner.velocity[:, k] = 0  # of a map that lay elsewhere
+    learner.shift_sums[k] = turned(learner.shift_sums[k], np.eye(3), move)
+    wider = learner.mask_radius[k] + np.linalg.norm(move)  # until it is fitted again
+    learner.mask_radius[k] = min(wider, learner.grid.mask_radius_pixels)
+
+
+def recentre(learner: Displaced, store: ParticleStore) -> Float64:
+    """``centre`` the maps of a session, and correct the shifts of the particles with them."""
+    moves = centre(learner)
     classes = np.asarray(store["class_index"], dtype=np.int32)
     for k in np.flatnonzero(moves.any(axis=1)):
-        for h in (0, 1):
-            crop = symmetric_plane(statistics[h, k], reach)
-            crop = shift_statistics(crop, -moves[k], padded=learner.grid.padded)
-            statistics[h, k] = storable_statistics(crop)
         rows = np.flatnonzero(classes == k)
         rotations = np.asarray(store["rotation"][rows], dtype=np.float64).reshape(-1, 3, 3)
         store["shift"][rows] = shift_poses(rotations, store["shift"][rows], -moves[k])
-        back = np.eye(4)
-        back[:3, 3] = -moves[k]
-        learner.shift_sums[k] = back.T @ learner.shift_sums[k] @ back
-    learner.statistics = learner.backend.asarray(statistics)
-    learner.velocity = None  # of a map that lay elsewhere
-    return True
+    return moves

@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from reconstruct.agreement import AGREED, agreement
+from reconstruct.centring import centre
 from reconstruct.class_actions import Session, alone, learn_cold, score
 from reconstruct.learner import Learner
-from reconstruct.pace import mean_evidence
+from reconstruct.pace import mean_evidence, particles_for
 
 __all__ = [
     "FEWEST",
@@ -34,7 +35,7 @@ __all__ = [
 Rows = npt.NDArray[np.intp]
 
 FEWEST = 300  # particles of a class that is challenged
-MOST = 1000  # latest of them that a start learns from; more of dim particles, see ``_most``
+MOST = 1000  # latest of them that a start learns from; more of dim particles
 PRESENTED = 3000  # presentations of a start, times what the session's start takes
 # Dim particles are found of a sudden, after as many presentations as it takes: a start goes on
 # until it explains so much of what the map does, or for so many times as long.
@@ -113,7 +114,7 @@ def challenge(session: Session, k: int, *, number: int, stretch: float) -> Chall
     """
     if len(session.of_class(k)) < FEWEST:
         raise ValueError(f"class {k + 1} has too few particles to be challenged")
-    own = explained(session, k)[-_most(stretch) :]
+    own = explained(session, k)[-particles_for(MOST, stretch) :]
     raced = stretch == 1.0
     starts = [session.new_learner(number + RIVAL_SEEDS * i) for i in range(STARTS if raced else 1)]
     for start in starts if raced else ():
@@ -166,7 +167,7 @@ def challenge_by_two(session: Session, k: int, *, number: int, stretch: float) -
     For a class whose map another start neither confirms nor beats: it may hold two species, of
     which a start with one class makes another blend.
     """
-    own = session.of_class(k)[-2 * _most(stretch) :]
+    own = session.of_class(k)[-2 * particles_for(MOST, stretch) :]
     starts = [session.new_learner(number, n_classes=2)]
     batch = round(2 * BATCH * stretch)
     judges, both = _learn_anew(session, own, starts, stretch=stretch, batch=batch)
@@ -186,11 +187,6 @@ def challenge_by_two(session: Session, k: int, *, number: int, stretch: float) -
     return pair
 
 
-def _most(stretch: float) -> int:
-    """Give how many particles a start learns from, as in a session's race."""
-    return round(MOST * stretch * float(np.clip(stretch, 1.0, 2.0)))
-
-
 def _learn_anew(
     session: Session, own: Rows, starts: Sequence[Learner], *, stretch: float, batch: int
 ) -> tuple[Rows, Learner]:
@@ -204,21 +200,23 @@ def _learn_anew(
         raise ValueError(f"{len(own)} particles are judges all: a start has none to learn from")
     lessons = [_lessons(start, pupils, batch) for start in starts]
 
-    def teach(i: int, until: float) -> None:
-        while starts[i].presented < until * stretch:
-            learn_cold(session, starts[i], next(lessons[i]))
+    def teach(i: int, least: float, most: float = 0.0, wanted: float = 0.0) -> None:
+        """Present ``least`` particles, and up to ``most`` until ``wanted`` nats are explained."""
+        one = starts[i]
+        while one.presented < least or (one.presented < most and mean_evidence(one) < wanted):
+            learn_cold(session, one, next(lessons[i]))
 
-    def explained(i: int) -> float:
-        teach(i, TRIED)
+    def told(i: int) -> float:
+        teach(i, TRIED * stretch)
         found = score(session, starts[i], judges, 0)[1]
         return float(found.poses.evidence.mean(dtype=np.float64))
 
-    best = max(range(len(starts)), key=explained) if len(starts) > 1 else 0
-    teach(best, PRESENTED)
-    known = GETS_THERE * float(np.mean(session.store["evidence"][own]))
-    for more in np.linspace(1, LONGER, 10)[1:] * PRESENTED if stretch > 1 else ():
-        if mean_evidence(starts[best]) < known:
-            teach(best, more)
+    best = max(range(len(starts)), key=told) if len(starts) > 1 else 0
+    wanted = GETS_THERE * float(np.mean(session.store["evidence"][own]))
+    least = PRESENTED * stretch
+    teach(best, least, LONGER * least if stretch > 1 else 0.0, wanted)
+    if centre(starts[best]).any():  # as the map is that it is compared with
+        starts[best].make_references(session.workers)
     return judges, starts[best]
 
 

@@ -23,11 +23,11 @@ from reconstruct.store import ParticleStore
 __all__ = [
     "Session",
     "alone",
+    "asked",
     "claim",
     "class_evidence",
     "divide",
     "fill",
-    "forgotten",
     "learn_cold",
     "merge",
     "put_to_rest",
@@ -89,7 +89,7 @@ def score(
     return rows, learner.score_class(batch, half, k, rng=rng, workers=session.workers)
 
 
-def forgotten(session: Session, k: int) -> Rows:
+def asked(session: Session, k: int) -> Rows:
     """Particles of class ``k`` that its map knows little of: it flatters those that made it."""
     return little_remembered(session.of_class(k), float(session.learner.mass[k]), SAMPLE)
 
@@ -97,14 +97,14 @@ def forgotten(session: Session, k: int) -> Rows:
 def class_evidence(session: Session) -> Float64:
     """Mean evidence (K, K) of particles of each class (rows) in every class.
 
-    Of particles that ``forgotten`` gives, scored against the maps of the other half-set. NaN for
+    Of particles that ``asked`` gives, scored against the maps of the other half-set. NaN for
     classes at rest and for those that hold too few particles.
     """
     learner = session.learner
     awake = np.flatnonzero(~learner.resting)
     evidence = np.full((learner.n_classes, learner.n_classes), np.nan)
     for j in awake:
-        rows = forgotten(session, int(j))
+        rows = asked(session, int(j))
         if len(rows) < FEWEST:
             continue
         for k in awake:
@@ -127,6 +127,7 @@ def alone(session: Session, k: int, number: int) -> Learner:
     copy.statistics = learner.statistics[:, k : k + 1].copy()
     copy.mass = learner.mass[k : k + 1].copy()
     copy.mask_radius = learner.mask_radius[k : k + 1].copy()
+    copy.shift_sums = learner.shift_sums[k : k + 1].copy()
     copy.fsc = [learner.fsc[k].copy()]
     copy.positivity.take(learner.positivity, (k,), learner.n_classes)
     copy.make_references()

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from reconstruct.pace import particles_for
 from reconstruct.schedule import Schedule
 from reconstruct.types import EngineSettings
 
@@ -90,7 +91,7 @@ class Course:
     @property
     def race_particles(self) -> int:
         """Particles of the race, as far as the store keeps them: of dim ones more are different."""
-        wanted = round(self.settings.race_particles * self.stretch * min(self.stretch, 2.0))
+        wanted = particles_for(self.settings.race_particles, self.stretch)
         return min(wanted, self.settings.store_particles or wanted)
 
     @property

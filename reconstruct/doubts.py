@@ -19,7 +19,7 @@ from reconstruct.challenge import (
     challenge,
     challenge_by_two,
 )
-from reconstruct.class_actions import Session, forgotten, replace_map, score, share_out
+from reconstruct.class_actions import Session, asked, replace_map, score, share_out
 from reconstruct.coverage import orientation_coverage
 from reconstruct.snapshot import view_histogram
 from reconstruct.types import EngineEvent, WhyNone
@@ -37,7 +37,7 @@ class Doubts:
     """What speaks against the maps of classes, and for them."""
 
     stretch: float = 1.0  # of a start, against one of bright particles
-    little: bool = False  # whether too little is explained for even views to speak for a class
+    faint: bool = False  # whether too little is explained for even views to speak for a class
     unsettled: bool = False  # whether random starts found different maps of a near-ball
     guided: bool = False  # whether the map of one began as that of a group: starts find worse ones
     looked: bool = False  # whether it is known how even the classes' views are
@@ -55,7 +55,7 @@ class Doubts:
         if self.stretch == 1.0 and n_classes == 1:
             return (self.unsettled and 0 not in self.stood,)
         found_wrong = {0} if self.unsettled else set()
-        known = self.stretch == 1.0 and self.looked and not self.little
+        known = self.stretch == 1.0 and self.looked and not self.faint
         return tuple(
             k not in self.stood and (k in self.uneven or k in found_wrong or not known)
             for k in range(n_classes)
@@ -171,7 +171,7 @@ class Doubts:
 def _holds_little(session: Session, k: int) -> bool:
     """Whether class ``k`` explains so little of its particles that most are junk."""
     learner = session.learner
-    found = score(session, learner, forgotten(session, k), k, crossed=True)[1]
+    found = score(session, learner, asked(session, k), k, crossed=True)[1]
     return float(found.poses.evidence.mean(dtype=np.float64)) < JUNK_SHARE * learner.evidence
 
 

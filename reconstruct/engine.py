@@ -22,7 +22,6 @@ from threadpoolctl import ThreadpoolController
 from reconstruct import spherical
 from reconstruct.accumulate import fade
 from reconstruct.backend import Backend, make_backend, usable_cores
-from reconstruct.centring import recentre
 from reconstruct.class_actions import Session
 from reconstruct.course import Course
 from reconstruct.engine_events import store_event, with_events
@@ -251,8 +250,7 @@ class Engine(Races):
         """Look after the classes of the map that was chosen."""
         if self._course.racing:
             return report
-        if not self._leader.stale and recentre(self._leader, self._store):
-            self._leader.make_references(self._workers)
+        report = self._centred(report)
         session = Session(
             learner=self._leader,
             store=self._store,

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
+import numpy.typing as npt
+
 from reconstruct.types import EngineEvent, StepReport
 
 __all__ = [
     "ball_event",
+    "centred_events",
     "groups_event",
     "mask_event",
     "pace_event",
@@ -58,6 +62,22 @@ def race_event(
             f"{best:.1f} nats per particle, the next {second:.1f}"
         ),
         values={"best": best, "second": second},
+    )
+
+
+def centred_events(off_angstrom: npt.NDArray[np.floating]) -> tuple[EngineEvent, ...]:
+    """Tell how far (K,) the maps that were moved had lain off the boxes of their particles."""
+    return tuple(
+        EngineEvent(
+            kind="map_centred",
+            message=(
+                f"Class {k + 1}: the map lay {off_angstrom[k]:.1f} A off the centres of its "
+                "particles' boxes; it was moved there, and their shifts with it"
+            ),
+            class_index=int(k),
+            values={"off_angstrom": float(off_angstrom[k])},
+        )
+        for k in np.flatnonzero(off_angstrom)
     )
 
 

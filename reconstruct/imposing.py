@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from reconstruct.centring import turned
 from reconstruct.learner import Learner
 from reconstruct.snapshot import class_volume
 from reconstruct.store import ParticleStore
@@ -55,13 +56,15 @@ def impose(
     for k, verdict in enumerate(axes):
         for h in (0, 1):
             statistics[h, k] = _turned(statistics[h, k], verdict, padded=learner.grid.padded)
+        learner.shift_sums[k] = turned(
+            learner.shift_sums[k], verdict.axes, verdict.displacement_pixels
+        )
         rows = np.flatnonzero(classes == k)
         old = np.asarray(rotations[rows], dtype=np.float64).reshape(-1, 3, 3)
         shifts[rows] = shift_poses(old, shifts[rows], verdict.displacement_pixels)
         rotations[rows] = rotate_poses(old, verdict.axes).reshape(-1, 9)
     learner.statistics = learner.backend.asarray(statistics)
     learner.velocity = None  # it is in the frame that was left
-    learner.shift_sums[:] = 0.0  # likewise
     learner.group = group
     learner.split_halves(restart_radius)
 

@@ -88,7 +88,7 @@ def restore_learner(
     for name in _PLAIN:
         setattr(learner, name, meta.get(name, getattr(learner, name)))
     for name in _ARRAYS:
-        setattr(learner, name, np.array(arrays.get(name, arrays["class_share"]), np.float64))
+        setattr(learner, name, np.array(arrays[name], np.float64))
     learner.positivity.restore(meta)
     learner.breadth = Breadth.load(meta["breadth"])
     learner.statistics = learner.backend.asarray(np.array(arrays["statistics"], np.float32))

@@ -2,8 +2,8 @@
 
 That a class explains another's particles well does not say that they are one species: a particle
 and its larger half do so as well. But one map of a species, made from all its particles, explains
-particles that it has forgotten at least as well as two maps explain each their own, whereas one map
-of two species is a compromise.
+particles that it knows little of at least as well as two maps explain each their own, whereas one
+map of two species is a compromise.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.class_actions import Session, alone, forgotten, score
+from reconstruct.class_actions import Session, alone, asked, score
 from reconstruct.learner import Learner
 
 __all__ = ["Merger", "candidates", "try_merger"]
@@ -87,7 +87,7 @@ def try_merger(session: Session, j: int, k: int, *, number: int) -> Merger:
     source.make_references(session.workers)  # a class of many particles waits with them
     apart, together = 0.0, 0.0
     for one in (j, k):
-        rows = forgotten(session, one)
+        rows = asked(session, one)
         for learner, of_class in ((session.learner, one), (source, 0)):
             _, found = score(session, learner, rows, of_class, crossed=True)
             mean = 0.5 * float(found.poses.evidence.mean(dtype=np.float64))

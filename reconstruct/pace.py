@@ -15,7 +15,7 @@ import numpy as np
 from reconstruct.learner import EVIDENCE_MEMORY, Learner
 from reconstruct.schedule import Schedule
 
-__all__ = ["BRIGHT", "DIM", "mean_evidence", "stretch_for", "stretched"]
+__all__ = ["BRIGHT", "DIM", "mean_evidence", "particles_for", "stretch_for", "stretched"]
 
 DIM = 21.0  # nats per particle after the first look, below which starts were seen to fail
 BRIGHT = 42.0  # likewise, from which even views vouch for one of several maps
@@ -25,6 +25,11 @@ LONGEST = 6.0
 def mean_evidence(learner: Learner) -> float:
     """Running mean of a learner's evidence in nats, without the zero that it began with."""
     return learner.evidence / max(-math.expm1(-learner.presented / EVIDENCE_MEMORY), 1e-6)
+
+
+def particles_for(count: int, stretch: float) -> int:
+    """How many particles a start learns from, where ``count`` bright ones would do."""
+    return round(count * stretch * min(max(stretch, 1.0), 2.0))
 
 
 def stretch_for(evidence: float) -> float:

@@ -24,6 +24,7 @@ from reconstruct.centring import recentre
 from reconstruct.course import Course
 from reconstruct.engine_events import (
     ball_event,
+    centred_events,
     groups_event,
     mask_event,
     pace_event,
@@ -124,12 +125,13 @@ class Races(ABC):
     def _choose_pace(self) -> EngineEvent | None:
         """Begin anew and slower if a first look at the race's particles explains little."""
         course, looked_at = self._course, self._course.race_particles
-        settled = course.paced or self.settings.start_stretch is not None
-        if settled or not course.racing or course.trained < looked_at:
+        if course.paced or not course.racing or course.trained < looked_at:
             return None
         course.paced = True
         explained = mean_evidence(self._leader)
-        self._life.doubts.little = bool(explained < BRIGHT)
+        self._life.doubts.faint = bool(explained < BRIGHT)
+        if self.settings.start_stretch is not None:
+            return None
         stretch = stretch_for(explained)
         if stretch == 1.0:
             return None
@@ -232,6 +234,15 @@ class Races(ABC):
         recentre(leader, self._store)
         leader.split_halves(radius)  # a wide coarse pass stays: a ball's low shells stay blind
         return mask_event(2 * float(leader.mask_radius.max()) * self.geometry.pixel_size_angstrom)
+
+    def _centred(self, report: StepReport) -> StepReport:
+        """Bring maps that lie off their particles' boxes there, with the references of now."""
+        leader = self._leader
+        if leader.stale or not (moves := recentre(leader, self._store)).any():
+            return report
+        leader.make_references(self._workers)
+        off = self.geometry.pixel_size_angstrom * np.linalg.norm(moves, axis=1)
+        return with_events(report, *centred_events(off))
 
     def _begin_spherical(self, leader: Learner, seen: Sphericity | None) -> EngineEvent | None:
         """Race by other rules where the particle is nearly a ball and its group is known."""

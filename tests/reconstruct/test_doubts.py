@@ -41,9 +41,9 @@ def test_of_several_classes_those_with_uneven_views_are_doubted_until_they_stood
 
 
 def test_even_views_do_not_speak_for_a_class_of_particles_that_are_hardly_bright() -> None:
-    doubts = Doubts(little=True, looked=True, stood=(1,))
+    doubts = Doubts(faint=True, looked=True, stood=(1,))
     assert doubts.which(3) == (True, False, True)
-    assert Doubts(little=True, looked=True).which(1) == (False,)  # four starts were raced for it
+    assert Doubts(faint=True, looked=True).which(1) == (False,)  # four starts were raced for it
 
 
 @pytest.mark.parametrize(
