@@ -12,6 +12,7 @@ Run from the repository root, with the data folder in ``ABINITIO_DATA``:
     python -m benchmarks.success --set ribosome --seeds 10 --snr 0.05
     python -m benchmarks.success --set mixture --particles 12000 --classes 3 --seeds 3
     python -m benchmarks.success --set ribosome --snr 0.02 --seeds 16 --jobs 16
+    python -m benchmarks.success --set ribosome --seeds 3 --draws --stream-replays 2
 """
 
 from __future__ import annotations
@@ -141,7 +142,7 @@ def run_seed(
             )
         )
 
-    noted_early = False
+    wanted = {"first_2000": 2000, "half_way": len(everything) // 2}  # particles that have come
     for start in range(0, len(everything), ARRIVAL):
         began = time.process_time()
         engine.add(everything.span(slice(start, start + ARRIVAL)))
@@ -149,9 +150,9 @@ def run_seed(
             report = engine.step()
             imposed, seen = report.symmetry, report.particles_seen
         spent += time.process_time() - began
-        if not noted_early and start + ARRIVAL >= 2000:
-            note("first_2000")
-            noted_early = True
+        for label in [name for name, come in wanted.items() if start + ARRIVAL >= come]:
+            del wanted[label]
+            note(label)
 
     def streamed() -> bool:
         return engine.phase in ("intermediate", "final") and seen == len(everything)
@@ -290,6 +291,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--classes", type=int, default=1)
     parser.add_argument("--symmetry", default="C1")
     parser.add_argument("--replay", type=int, help="passes; default: the engine's")
+    parser.add_argument(
+        "--stream-replays", type=float, help="earlier particles for each new one; default: 0"
+    )
     parser.add_argument("--pose-search", default="exhaustive", choices=get_args(PoseSearch))
     parser.add_argument("--device", default="cpu", help="cpu, or cuda: then CPU-s are the host's")
     parser.add_argument("--ends", action="store_true", help="judge the stream's end and the last")
@@ -312,6 +316,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         title = f"{options.set}-snr{chosen.settings.snr:g}-k{options.classes}-{options.symmetry}"
         if options.pose_search != "exhaustive":
             title += f"-{options.pose_search}"
+        if options.stream_replays:
+            title += f"-again{options.stream_replays:g}"
         if options.device != "cpu":
             title += f"-{options.device}"
         if options.draws:
@@ -338,6 +344,7 @@ def _child(options: argparse.Namespace, chosen: StandardSet) -> list[dict[str, A
         n_classes=options.classes,
         symmetry=options.symmetry,
         replay_passes=options.replay,
+        stream_replays=options.stream_replays,
         pose_search=options.pose_search,
     )
     marks = run_seed(Path(file), Path(folder), settings, chosen.geometry, device=options.device)
@@ -392,7 +399,10 @@ def _machine(options: argparse.Namespace) -> str:
 
 
 def _flags(options: argparse.Namespace) -> list[str]:
-    names = {"set", "particles", "snr", "classes", "symmetry", "replay", "pose_search", "device"}
+    names = {
+        *("set", "particles", "snr", "classes", "symmetry", "replay", "stream_replays"),
+        *("pose_search", "device"),
+    }
     given = {n: getattr(options, n) for n in sorted(names) if getattr(options, n) is not None}
     flags = [part for name, value in given.items() for part in (_flag(name), str(value))]
     return [*flags, "--ends"] if options.ends else flags

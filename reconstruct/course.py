@@ -7,6 +7,7 @@ are random but keyed by (seed, stage, pass), so they follow from the counters al
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -29,6 +30,10 @@ COUNTERS = (
     "race_cursor",
     "spherical_cursor",
     "replay_cursor",
+    "owed",
+    "again_cycle",
+    "again_cursor",
+    "again_of",
     "radius_at_pass",
     "stretch",
     "paced",
@@ -40,15 +45,14 @@ FADES = 0.4  # of what was learned before, as a pass over all begins; of a sampl
 DIM_EPOCHS = 8  # times a race of dim particles presents them, unless a start finds them earlier
 LARGEST = 3000  # particles of a replayed minibatch, unless more are asked for
 GLOBAL_EVERY = 8  # of the replayed minibatches, this fraction searches everywhere again
-RACE_ORDER, REPLAY_ORDER, SPHERICAL_ORDER = 1, 2, 3  # keys of the random orders
+RACE_ORDER, REPLAY_ORDER, SPHERICAL_ORDER, AGAIN_ORDER = 1, 2, 3, 4  # keys of the random orders
 
 
 @dataclass(frozen=True)
 class Replay:
-    """One minibatch of particles that are presented again after the stream's end."""
+    """One minibatch of particles that are presented again, in the stream or after its end."""
 
     rows: Rows
-    index: int  # number of the pass
     kept: float  # what was learned before counts for so much from here on; 1 but as a pass begins
     everywhere: bool  # search all poses again, not only around the known one
     last_chance: bool  # nothing that is changed after it would be learned with
@@ -65,6 +69,10 @@ class Course:
     race_cursor: int = 0  # particles presented again by the race
     spherical_cursor: int = -1  # presented by the course of near-spherical particles; -1: none
     replay_cursor: int = 0  # particles presented again after the stream's end
+    owed: float = 0.0  # presentations of earlier particles that the stream's new ones call for
+    again_cycle: int = 0  # rounds of these that have begun
+    again_cursor: int = 0  # particles of the round presented
+    again_of: int = 0  # particles that the round shows, each once
     radius_at_pass: int = 0  # working radius when the last replay pass began
     stretch: float = 1.0  # of the start, for particles that show little; see ``pace``
     paced: bool = False  # whether that was decided
@@ -136,6 +144,42 @@ class Course:
 
     # ---- replay
 
+    @property
+    def stream_replays(self) -> float:
+        """Earlier particles that are shown again for each new one, once there is a map."""
+        return self.settings.stream_replays or 0.0
+
+    def train(self, new: int) -> None:
+        """Count ``new`` particles, and once there is a map what is to be shown again for them."""
+        self.trained += new
+        if not self.racing:
+            self.owed += self.stream_replays * new
+
+    def new_before_again(self, held: int) -> int:
+        """New particles until earlier ones of the ``held`` are shown again."""
+        each = self.stream_replays
+        if not each:
+            return sys.maxsize
+        return max(0, math.ceil((self._replayed_at_once(held) - self.owed) / each))
+
+    def again(self, particles: Rows) -> Replay:
+        """Take the next of ``particles`` to be shown again in the stream, in rounds over all."""
+        size = self._replayed_at_once(len(particles))
+        if self.again_cursor >= self.again_of:
+            self.again_cycle += 1
+            self.again_cursor, self.again_of = 0, len(particles)
+        order = _order(self.settings.seed, AGAIN_ORDER, self.again_cycle, self.again_of)
+        rows = particles[order[self.again_cursor : self.again_cursor + size]]
+        turn = self.again_cursor // size
+        self.again_cursor += size
+        self.owed -= size
+        everywhere = self.again_cycle == 1 or turn % GLOBAL_EVERY == 0
+        return Replay(rows=rows, kept=1.0, everywhere=everywhere, last_chance=False)
+
+    def _replayed_at_once(self, particles: int) -> int:
+        one = max(self.settings.minibatch_final, min(LARGEST, particles // REPLAYED_AT_ONCE))
+        return one * self._classes_fed
+
     def replayed_enough(self, radius: int, particles: int) -> bool:
         """Whether replay is over: the passes that were set, or passes that add nothing.
 
@@ -162,8 +206,7 @@ class Course:
 
     def replay(self, radius: int, particles: Rows) -> Replay:
         """Take the next of ``particles`` to be replayed; ``radius`` is the working radius."""
-        one = max(self.settings.minibatch_final, min(LARGEST, len(particles) // REPLAYED_AT_ONCE))
-        size = one * self._classes_fed
+        size = self._replayed_at_once(len(particles))
         index, position = divmod(self.replay_cursor, len(particles))
         if not position:
             self.radius_at_pass = radius
@@ -175,7 +218,6 @@ class Course:
         kept = 1.0 if position else 1.0 - FADES * len(particles) / self.trained
         return Replay(
             rows=rows,
-            index=index,
             kept=kept,
             everywhere=index == 0 or (position // size) % GLOBAL_EVERY == 0,
             last_chance=self.replay_cursor == len(particles) and more,

@@ -63,9 +63,9 @@ class Doubts:
 
     def words(self, n_classes: int) -> tuple[WhyNone | None, ...]:
         """Give what speaks against each class's map, if anything does."""
-        disagree = self.unsettled and not self.guided
+        ball: WhyNone = "near_ball" if self.guided else "starts_disagree"
         return tuple(
-            ("starts_disagree" if disagree and k == 0 else "in_doubt") if doubted else None
+            (ball if self.unsettled and k == 0 else "in_doubt") if doubted else None
             for k, doubted in enumerate(self.which(n_classes))
         )
 

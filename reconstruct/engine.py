@@ -23,7 +23,7 @@ from reconstruct import spherical
 from reconstruct.accumulate import fade
 from reconstruct.backend import Backend, make_backend, usable_cores
 from reconstruct.class_actions import Session
-from reconstruct.course import Course
+from reconstruct.course import Course, Replay
 from reconstruct.engine_events import store_event, with_events
 from reconstruct.engine_state import (
     Arrays,
@@ -201,7 +201,7 @@ class Engine(Races):
     @property
     def ready(self) -> bool:
         """Whether the next update has all its particles."""
-        if self._course.race_due:
+        if self._course.race_due or self._again_due:
             return True
         return self._usable - self._course.trained >= self._minibatch
 
@@ -213,6 +213,8 @@ class Engine(Races):
         """One update; call it only while ``ready``."""
         if self._course.race_due:
             return self._race_again(self._course.race_particles)
+        if self._again_due:
+            return self._replay(self._course.again(self._replayable))
         start = self._course.trained
         return self._train_new(np.arange(start, min(start + self._minibatch, self._usable)))
 
@@ -225,12 +227,13 @@ class Engine(Races):
             yield self._race_again(min(course.race_particles, course.trained))
         self._ahead.forget()
         while not course.replayed_enough(self._leader.radius, len(self._replayable)):
-            yield self._replay()
+            again = course.replay(self._leader.radius, self._replayable)
+            yield self._replay(again, window=math.inf)
         self._leader.catch_up(self._workers)
 
     def _train_new(self, rows: Rows) -> StepReport:
         self._noise.count(np.asarray(self._store["optics_group"][rows], dtype=np.intp))
-        self._course.trained += len(rows)
+        self._course.train(len(rows))
         report = self._update(rows, new=len(rows), cold=self._course.racing)
         if told := self._choose_pace():
             report = with_events(report, told)
@@ -238,12 +241,10 @@ class Engine(Races):
             report = with_events(report, store_event(self.settings.store_particles or 0))
         return self._with_symmetry(self._with_classes(report))
 
-    def _replay(self) -> StepReport:
-        held = self._replayable
-        again = self._course.replay(self._leader.radius, held)
+    def _replay(self, again: Replay, *, window: float | None = None) -> StepReport:
         fade(self._leader, again.kept)
         local = not again.everywhere
-        report = self._update(again.rows, new=0, cold=False, local=local, window=math.inf)
+        report = self._update(again.rows, new=0, cold=False, local=local, window=window)
         return self._with_symmetry(self._with_classes(report), last_chance=again.last_chance)
 
     def _with_classes(self, report: StepReport) -> StepReport:
@@ -287,15 +288,17 @@ class Engine(Races):
         result: LearnResult | None = None
         with _BLAS.limit(limits=1, user_api="blas"):
             if new and not cold and steady and len(self._awake) == 1:
-                waiting = self._usable - int(rows[0])
+                until_replay = self._course.new_before_again(len(self._replayable)) + new
+                waiting = min(self._usable - int(rows[0]), until_replay)
                 ahead = self._ahead.take(leader_before, rows, waiting=waiting, noise=noise)
             rows, half = self._store.by_half(rows)
             start = Start(**self._store.poses(rows)) if local else None
             weighted: dict[int, WeightedBatch] = {}  # starts of a race mostly share a radius
             for learner in self._awake:
                 remembered = window or memory_window(
-                    self._course.trained, learner.presented, cold=cold, schedule=learner.schedule
-                )
+                    self._course.trained, learner.presented, cold=cold, schedule=learner.schedule,
+                    replays=self._course.stream_replays,
+                )  # fmt: skip
                 remembered = spherical.window_of(learner, remembered)
                 if ahead is not None:
                     result = learner.take_in(

@@ -106,8 +106,14 @@ def spherical_event(share: float, group: str, *, starts: int) -> EngineEvent:
     )
 
 
-def ball_event(share: float, agreed: float, *, tried: Sequence[str] = ()) -> EngineEvent:
-    """Tell that the map of a near-ball is not to be trusted, and what helps or is ``tried``."""
+def ball_event(share: float, agreed: float | None, *, tried: Sequence[str] = ()) -> EngineEvent:
+    """Tell that the map of a near-ball is not to be trusted, and what helps or is ``tried``.
+
+    ``agreed`` is the FSC of two starts' maps; None where there was one start only.
+    """
+    starts = "one random start cannot be told from a wrong one"
+    if agreed is not None:
+        starts = f"two random starts found different maps (FSC {agreed:.2f} beyond the ball)"
     remedy = "if it has a symmetry, name it (--symmetry O, T or I), or have it found (auto)"
     if tried:
         groups = " and ".join(tried)
@@ -116,10 +122,9 @@ def ball_event(share: float, agreed: float, *, tried: Sequence[str] = ()) -> Eng
         kind="near_spherical",
         message=(
             f"The particle is nearly a ball: views explain {100 * share:.0f} % of the evidence, "
-            f"and two random starts found different maps (FSC {agreed:.2f} beyond the ball), so "
-            f"that no resolution is told; {remedy}"
+            f"and {starts}, so that no resolution is told; {remedy}"
         ),
-        values={"view_share": share, "agreement": agreed},
+        values={"view_share": share} | ({} if agreed is None else {"agreement": agreed}),
     )
 
 

@@ -107,6 +107,12 @@ class Races(ABC):
         return self._store.replayable(self._course.trained)
 
     @property
+    def _again_due(self) -> bool:
+        """Whether earlier particles are shown again next, between new ones."""
+        course = self._course
+        return course.owed > 0 and course.new_before_again(len(self._replayable)) == 0
+
+    @property
     def _starts(self) -> int:
         """Starts of the race."""
         wanted = self.settings.starts
@@ -185,16 +191,11 @@ class Races(ABC):
             return agreement(best, second)
 
     def _doubt_ball(self, seen: Sphericity | None) -> EngineEvent | None:
-        """Doubt the map of a particle that is nearly a ball if two starts found different ones."""
-        if (
-            seen is None
-            or len(self._learners) < 2
-            or self._life.doubts.stood
-            or self.settings.cubic
-        ):
+        """Doubt the map of a particle that is nearly a ball, unless two starts found the same."""
+        if seen is None or self._life.doubts.stood or self.settings.cubic:
             return None
-        agreed = self._rivals_agree()
-        if agreed >= AGREED:
+        agreed = self._rivals_agree() if len(self._learners) > 1 else None
+        if agreed is not None and agreed >= AGREED:
             return None
         self._life.doubts.unsettled = True
         return ball_event(seen.share, agreed, tried=self._groups_to_race)
@@ -208,6 +209,7 @@ class Races(ABC):
         """
         course = self._course
         found = course.stretch == 1.0 and self._leader.presented >= course.schedule.cold_presented
+        found &= len(self._learners) > 1  # one start, as for a quick look, tells nothing
         asked = self._symmetry.auto or found
         can = self._symmetry.wanted == "C1" and spherical.within_reach(self._leader)
         return spherical.TRIED if asked and can else ()
@@ -217,8 +219,7 @@ class Races(ABC):
 
         None as well of fewer particles than starts of a near-ball learn from at once.
         """
-        asked = self.settings.cubic or len(self._learners) > 1
-        if self.settings.n_classes > 1 or not asked or len(self._replayable) < spherical.BATCH:
+        if self.settings.n_classes > 1 or len(self._replayable) < spherical.BATCH:
             return None
         rows, half = self._store.by_half(self._replayable[: spherical.PROBED])
         batch = self._weighted(rows, leader.insert_radius)

@@ -108,14 +108,17 @@ def particles_to_renewal(
     return float(np.min(schedule.renew_share * mass[fed] / share[fed], initial=np.inf))
 
 
-def memory_window(seen: int, presented: float, *, cold: bool, schedule: Schedule) -> float:
+def memory_window(
+    seen: int, presented: float, *, cold: bool, schedule: Schedule, replays: float = 0.0
+) -> float:
     """Particles that the statistics remember.
 
     Short while the map is being found; then a share of the particles seen that grows from 12 %
     at 3,000 to half at 8,000 and twice as many at 24,000. With share s the i-th of n particles
     counts (i / n)^(1 / s): as many as 0.56 n alike would count for s = 1/2, 0.89 n for 2.
+    Where ``replays`` earlier particles are shown again for each new one, that many more pass by.
     """
     if cold:
         return schedule.cold_window if presented < schedule.cold_presented else schedule.warm_window
     share = float(np.interp(seen, REMEMBERED_AT, REMEMBERED_SHARE))
-    return max(schedule.warm_window, share * seen)
+    return max(schedule.warm_window, share * seen * (1.0 + replays))

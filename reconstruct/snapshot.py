@@ -68,7 +68,7 @@ def resolutions_told(
     for own, doubt, fsc in zip(held, doubts, learner.fsc, strict=True):
         if own < LEAST_PARTICLES:
             told.append(Resolution(None, "few_particles"))
-        elif doubt is not None and learner.group == "C1":
+        elif doubt is not None and (learner.group == "C1" or doubt == "starts_disagree"):
             told.append(Resolution(None, doubt))
         else:
             found = honest_resolution(fsc, box_angstrom)

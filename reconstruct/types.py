@@ -53,7 +53,14 @@ OptimizerName = Literal["em", "sgd"]
 StorePrecision = Literal["float32", "float16"]
 Phase = Literal["waiting", "initial", "intermediate", "final"]
 WhyNone = Literal[
-    "racing", "sharing", "few_particles", "noise", "starts_disagree", "in_doubt", "halves_disagree"
+    "racing",
+    "sharing",
+    "few_particles",
+    "noise",
+    "starts_disagree",
+    "in_doubt",
+    "near_ball",
+    "halves_disagree",
 ]
 PoseSearch = Literal["exhaustive", "branch_and_bound"]
 SearchKind = Literal["exhaustive", "branch_and_bound", "local", "audit"]
@@ -128,6 +135,7 @@ class EngineSettings:
     minibatch_initial: int = 50  # particles per update while cold; twice as many for classes
     minibatch_final: int = 300  # after; twice as many for several classes
     particles_to_use: int | None = None  # None: all
+    stream_replays: float | None = None  # earlier particles for each new one; None: 0, serve 2
     replay_passes: int | None = None  # None: 2, and up to 8 for fewer than 5,000 particles
     class_similarity: float = 0.1
     initial_ess_fraction: float = 0.0  # of candidate poses that carry weight at first; 0: T = 1
@@ -188,6 +196,10 @@ class EngineSettings:
             raise ValueError(f"start_stretch must be 1 or more, not {self.start_stretch}")
         if self.max_shift_angstrom is not None and not self.max_shift_angstrom >= 0:
             raise ValueError(f"max_shift_angstrom must be 0 or more, not {self.max_shift_angstrom}")
+        if self.stream_replays is not None and not 0 <= self.stream_replays <= MOST_REPLAYS:
+            raise ValueError(
+                f"stream_replays must be from 0 to {MOST_REPLAYS}, not {self.stream_replays}"
+            )
         if self.store_particles is not None and self.store_particles < self.race_particles:
             raise ValueError(
                 f"store_particles must be at least race_particles ({self.race_particles}), "
@@ -217,6 +229,7 @@ class EngineSettings:
             raise ValueError(f"replay_passes must be 0 or more, not {self.replay_passes}")
 
 
+MOST_REPLAYS = 10.0  # of earlier particles for each new one
 _CUBIC = frozenset({"T", "O", "I"})
 _CHOICES: Mapping[str, object] = {
     "centring": Centring,

@@ -339,6 +339,7 @@ def serve(
 ) -> None:
     """Train one session from a bus until it is asked to end; goes on where it stopped."""
     from streamer.ending import SERVE_AGAIN, tell_end
+    from streamer.engines import with_spare_time
     from streamer.host import host_session
     from streamer.results import Usage
 
@@ -362,7 +363,7 @@ def serve(
         topics_prefix=prefix,
     )
     console, _ = consoles()
-    finished = host_session(settings, console=console, usage=usage)
+    finished = host_session(with_spare_time(settings), console=console, usage=usage)
     tell_end(console, settings, finished, go_on=SERVE_AGAIN)
 
 

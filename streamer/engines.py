@@ -10,14 +10,14 @@ import math
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
 from reconstruct.types import EngineSettings, Geometry
-from streamer.config import with_flag
+from streamer.config import Settings, with_flag
 from streamer.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ __all__ = [
     "check_geometry",
     "for_this_installation",
     "open_device",
+    "with_spare_time",
 ]
+
+
+LIVE_REPLAYS = 2.0  # earlier particles for each new one; see docs/decisions/spare-time.md
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,18 @@ class DeviceEngines:
         from reconstruct.engine import Engine
 
         return Engine.load(settings, geometry, meta, arrays, rows, device=self.backend)
+
+
+def with_spare_time(settings: Settings) -> Settings:
+    """Let a live session show earlier particles again, unless it is set how many.
+
+    A microscope brings a few particles a second, a session learns from hundreds: without them it
+    would wait, and its maps would be those of one look at each particle until the stream ends.
+    """
+    if settings.engine.stream_replays is not None:
+        return settings
+    engine = replace(settings.engine, stream_replays=LIVE_REPLAYS)
+    return settings.model_copy(update={"engine": engine})
 
 
 def for_this_installation(problem: str) -> str:

@@ -315,12 +315,13 @@ def test_a_device_that_is_not_there_is_refused_with_a_remedy() -> None:
         {"optimizer": "sgd", "momentum": 0.5, "n_classes": 2},
         {"nonnegativity": "on", "presentations_per_shell": 8},
         {"centring": "off"},
+        {"stream_replays": 2.0, "minibatch_final": 8},
         {"nonnegativity": "auto", "replay_passes": 4},
         {"initial_ess_fraction": 0.5},
         {"noise_source": "residuals", "noise_initial_weight": 1.0, "replay_passes": 4},
         {"store_particles": 16, "store_precision": "float16", "race_particles": 16},
     ],
-    ids=["sgd", "cut", "still", "judged", "hot", "residuals", "bounded"],
+    ids=["sgd", "cut", "still", "again", "judged", "hot", "residuals", "bounded"],
 )
 def test_every_option_works_on_a_device_as_on_the_cpu(
     host: Backend, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]

@@ -12,6 +12,7 @@ from reconstruct.challenge import Challenge
 from reconstruct.class_actions import Session
 from reconstruct.doubts import Doubts, _holds_little
 from reconstruct.engine import Engine
+from reconstruct.snapshot import Resolution, resolutions_told
 from tests.reconstruct.known_session import PARTICLES, SETTINGS, finished_engine, known_session
 from tests.reconstruct.small_sets import GEOMETRY, simulated
 from tests.reconstruct.test_learner import make_learner
@@ -147,3 +148,33 @@ def test_a_map_in_doubt_is_tried(session: Session) -> None:
     assert told.kind in CHALLENGED
     assert doubts.challenges == 1
     assert doubts.which(1) == (told.kind != "map_confirmed",)
+
+
+@pytest.mark.parametrize(
+    ("guided", "group", "why"),
+    [
+        (False, "C1", "starts_disagree"),
+        (False, "D7", "starts_disagree"),  # any axes seem to fit a ball
+        (True, "C1", "near_ball"),
+    ],
+)
+def test_a_near_ball_without_its_group_is_told_without_a_resolution(
+    session: Session, guided: bool, group: str, why: str
+) -> None:
+    doubts = Doubts(unsettled=True, guided=guided)
+    learner = session.learner
+    learner.group = group
+    (told,) = resolutions_told(
+        learner, particles=700, racing=False, doubts=doubts.words(1), box_angstrom=320.0
+    )
+    assert told == Resolution(None, why)
+
+
+def test_other_doubts_end_with_a_group_that_was_taken_up(session: Session) -> None:
+    learner = session.learner
+    for group, why in (("C1", "in_doubt"), ("D7", None)):
+        learner.group = group
+        (told,) = resolutions_told(
+            learner, particles=700, racing=False, doubts=("in_doubt",), box_angstrom=320.0
+        )
+        assert told.why_none == why

@@ -153,6 +153,34 @@ def test_a_life_in_pieces_takes_up_the_same_symmetry() -> None:
     assert told[0][1] == told[1][1]
 
 
+@functools.cache
+def with_spare_time() -> Run:
+    return run(replace(SETTINGS, stream_replays=2.0), particles())
+
+
+def test_spare_time_of_the_stream_goes_to_earlier_particles() -> None:
+    settings = replace(SETTINGS, stream_replays=2.0)
+    reports = with_spare_time().reports
+    streaming = [
+        one for one in reports if one.particles_seen < PARTICLES and one.phase != "initial"
+    ]
+    assert sum(one.replayed_particles for one in streaming) >= 90
+    for cut in (7, 100):  # whenever particles come
+        assert differing(run(settings, particles(), cut=cut).engine, with_spare_time().engine) == []
+    engine, steps = Engine(settings, GEOMETRY), 0
+    engine.add(particles())
+    while (engine.step() if engine.ready else next(engine.finish(), None)) is not None:
+        engine, steps = reloaded(engine, settings), steps + 1
+    assert steps == reports[-1].step
+    assert differing(engine, with_spare_time().engine) == []
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 11.0, float("nan")])
+def test_replays_in_the_stream_have_a_range(wrong: float) -> None:
+    with pytest.raises(ValueError, match="stream_replays must be from 0 to 10"):
+        EngineSettings(stream_replays=wrong)
+
+
 def test_a_crowd_of_threads_gives_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     plain()  # with as many threads as this machine has cores
     for count in (1, 7):

@@ -438,3 +438,18 @@ def test_a_group_is_told_by_how_much_more_it_explains() -> None:
     assert spherical.told_apart(best(60.0, 56.0))
     assert spherical.told_apart(best(56.0, 60.0))
     assert not spherical.told_apart(best(60.0, 59.0))
+
+
+@pytest.mark.usefixtures("short")
+def test_one_start_on_a_ball_cannot_be_told_from_a_wrong_one() -> None:
+    settings = replace(SETTINGS, symmetry="C1", race_starts=1, replay_passes=1)
+    engine = started(shells(400), settings)
+    events = []
+    while engine.ready:
+        events += engine.step().events
+    for report in engine.finish():
+        events += report.events
+    (told,) = [one for one in events if one.kind == "near_spherical"]
+    assert "one random start cannot be told from a wrong one" in told.message
+    assert "name it" in told.message  # no race of groups was asked for
+    assert engine._life.doubts.words(1) == ("starts_disagree",)
