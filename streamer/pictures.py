@@ -34,6 +34,9 @@ _GAP = 4  # between tiles of one kind
 _MAX_TILE_SOURCE = 256  # no picture tile is larger, so no more pixels are resampled
 _MOST_IN_HEADER = 10  # resolutions that fit side by side
 _PROJECTION_NAMES = ("along z", "along y", "along x")
+_AT_REST = (
+    "This class has no map: what it held went to others, or was noise. A new species may take it."
+)
 _SLICE_NAMES = ("xy, z = 0", "xz, y = 0", "yz, x = 0")
 
 
@@ -98,7 +101,7 @@ def _table_layout(n_classes: int) -> _Layout:
     tile = 168 if n_classes <= 4 else 150 if n_classes <= 6 else 126
     row_height = max(tile + 14, 400 // max(n_classes, 1))
     views_width = round(1.55 * tile)
-    label_width = 132
+    label_width = 158
     columns = 6 * tile + 4 * _GAP + 20
     side_left = _MARGIN + label_width + columns + 24 + views_width + 90
     return _Layout(
@@ -223,11 +226,16 @@ def _draw_table(page: Page, layout: _Layout, snapshot: Snapshot, caption: Captio
     for index, item in enumerate(snapshot.classes):
         row = top + index * layout.row_height
         _draw_label(page, row, layout, index, item, caption)
+        if not np.any(item.volume):  # black squares would look like maps that went wrong
+            page.text(left_tiles, row + layout.tile / 2 + 2, _AT_REST, size=10, colour=MUTED)
+            continue
         _draw_tiles(page, left_tiles, row, layout.tile, projections(item.volume))
         _draw_tiles(page, left_slices, row, layout.tile, central_slices(item.volume))
         inset = (layout.tile - layout.views_width / 2) / 2
         draw_views(page, left_views, row + inset - 8, layout.views_width, item)
-    _draw_scale_bar(page, left_tiles, top, layout.tile, snapshot)
+    awake = [i for i, item in enumerate(snapshot.classes) if np.any(item.volume)]
+    scaled = top + (awake[0] if awake else 0) * layout.row_height
+    _draw_scale_bar(page, left_tiles, scaled, layout.tile, snapshot)
     n_bars = len(snapshot.classes) + (1 if unassigned(snapshot) else 0)
     body = len(snapshot.classes) * layout.row_height
     bars_height = min(30 * n_bars, body // 3)
@@ -247,7 +255,8 @@ def _draw_label(
     page.text(left, centre - 22, f"Class {index + 1}", size=12.5, colour=colour, bold=True)
     resolution = item.resolution_angstrom
     resting = not np.any(item.volume)  # such a class has no map
-    words = resolution_words(resolution, none="at rest" if resting else caption.none)
+    missing = "no resolution" if caption.over else caption.none
+    words = resolution_words(resolution, none="at rest" if resting else missing)
     page.text(left, centre + 2, words, size=13, colour=MUTED if resolution is None else INK)
     few = "too few to trust" if few_words(item.particles) and not resting else ""
     why = "no map" if resting else no_resolution_words(item, over=caption.over)
