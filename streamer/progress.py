@@ -327,11 +327,14 @@ class LiveProgress(Observer):
         """Leave the last panel on the screen."""
         self._live.stop()
 
-    def _progress(self, seen: int, expected: int) -> str:
+    def _progress(self, report: StepReport, expected: int) -> str:
         """How many of the expected particles were seen, and how long the others will take."""
+        seen = report.particles_seen
         words = f"{100 * seen / max(expected, 1):.0f} % of {expected:,} seen"
         if seen >= expected:
             return f"{words}; they are shown again"
+        if _comparing(report):
+            return f"{words}, the others once there is a first map"
         rate = self._speed.seen
         return f"{words}, the others in about {(expected - seen) / rate:.0f} s" if rate else words
 
@@ -357,7 +360,7 @@ class LiveProgress(Observer):
                 + (f", {books.duplicate:,} duplicate" if books.duplicate else ""),
             )
             if self._expected is not None:
-                table.add_row("progress", self._progress(report.particles_seen, self._expected))
+                table.add_row("progress", self._progress(report, self._expected))
             rate = self._speed.presented
             known = "-" if rate is None else f"{rate:,.0f}"
             table.add_row("rate", f"{known} particles/s, {self._lag.records} records waiting")

@@ -170,15 +170,18 @@ def test_speed_is_that_of_late_and_the_end_is_in_sight() -> None:
         report = replace(STEP, particles_seen=seen, particles_presented=2 * seen)
         for observer in (plain, live):
             observer.stepped(report, state)
+    live._live.refresh()
+    assert "50 % of 4,000 seen, the others in about 40 s" in screen.getvalue()
     assert "so far" not in screen.getvalue()
+    live.stepped(replace(STEP, new_particles=0, replayed_particles=50, particles_seen=2000), state)
     live.activity("running")
     now_s += 7.0
     live.close()
-    assert "1 (initial phase), the next for 7 s so far" in screen.getvalue()
+    assert "finding the first map), the next for 7 s so far" in screen.getvalue()
     lines = log.getvalue().splitlines()
     assert "particles=1000 of=4000 presented=2000 per_second=20" in lines[0]
     assert "per_second=100 " in lines[2]  # 2000 presented since 100 s
-    assert "50 % of 4,000 seen, the others in about 40 s" in screen.getvalue()
+    assert "50 % of 4,000 seen, the others once there is a first map" in screen.getvalue()
 
     resumed = PlainProgress(Console(file=log, width=200), clock_s=lambda: now_s)
     resumed.started(SessionState(step=7), ())
