@@ -52,6 +52,11 @@ def make_layout(settings: EngineSettings, geometry: Geometry) -> Layout:
             f"shells in a box of {edge:.0f} A: ask for at most {edge / FEWEST_SHELLS:.0f} A"
         )
     wanted = settings.mask_diameter_angstrom
+    if wanted is not None and wanted > edge:
+        raise ValueError(
+            f"mask_diameter_angstrom {wanted:g} is wider than the box of {edge:.0f} A: ask for "
+            f"at most that, or for none, which is {0.85 * edge:.0f} A here"
+        )
     diameter = 0.85 * edge if wanted is None else wanted
     radius_pixels = min(0.5 * diameter / geometry.pixel_size_angstrom, box / 2 - 3)
     shift = settings.max_shift_angstrom
