@@ -43,7 +43,8 @@ _PHASE_COLOURS = {
     "final": "#ecf6ef",
 }
 # Events of these kinds are drawn as marks; phases have their own background.
-_QUIET_EVENTS = frozenset({"phase", "resolution"})
+_QUIET_EVENTS = frozenset({"phase", "resolution", "map_centred"})
+_FEWEST_REPLAYS = 4  # steps without a new particle that are a replay of all
 _MAX_MARKS = 12
 
 
@@ -250,7 +251,7 @@ def _finish(axes: Axes, shown: Sequence[StepReport], *, named: bool) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     for racing, words in ((True, "finding the first map"), (False, "all particles seen, replay")):
-        again = [r for r in shown if not r.new_particles and (r.phase == "initial") == racing]
+        again = _rounds(shown) if racing else _after_the_stream(shown)
         if not again:
             continue
         start = again[0].particles_presented - again[0].replayed_particles
@@ -265,6 +266,18 @@ def _finish(axes: Axes, shown: Sequence[StepReport], *, named: bool) -> None:
                 fontsize=8.5,
                 color=MUTED,
             )
+
+
+def _rounds(shown: Sequence[StepReport]) -> list[StepReport]:
+    """Steps that showed the first map's particles again."""
+    return [one for one in shown if not one.new_particles and one.phase == "initial"]
+
+
+def _after_the_stream(shown: Sequence[StepReport]) -> list[StepReport]:
+    """Steps that showed all particles again; a few at the end are a live session's spare time."""
+    newest = max((i for i, one in enumerate(shown) if one.new_particles), default=-1)
+    again = [one for one in shown[newest + 1 :] if one.phase != "initial"]
+    return again if len(again) >= _FEWEST_REPLAYS else []
 
 
 def _mark_events(axes: Axes, reports: Sequence[StepReport]) -> None:

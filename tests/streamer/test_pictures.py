@@ -402,14 +402,27 @@ def test_the_phase_of_a_session_is_final_once_each_class_is() -> None:
 def test_rounds_of_the_first_map_are_not_called_replay(written: list[str]) -> None:
     session = reports(10, n_classes=1)
     last = session[-1]
-    again = {"new_particles": 0, "replayed_particles": 500, "particles_seen": 1000}
+    again = {"new_particles": 0, "replayed_particles": 200, "particles_seen": 1000}
     for phase, expected in (("initial", "first map"), ("final", "replay")):
-        more = replace(last, phase=phase, particles_presented=1500, **again)  # type: ignore[arg-type]
+        more = [
+            replace(last, phase=phase, particles_presented=shown, **again)  # type: ignore[arg-type]
+            for shown in range(1200, 2000, 200)
+        ]
         written.clear()
-        timeline_png([*session, more])
+        timeline_png([*session, *more])
         notes = [words for words in written if "replay" in words or "first map" in words]
         assert len(notes) == 1
         assert expected in notes[0]
+
+
+def test_the_spare_time_of_a_stream_is_not_called_replay(written: list[str]) -> None:
+    mixed = [
+        replace(one, new_particles=0, replayed_particles=100) if one.step % 3 else one
+        for one in reports(30, n_classes=1)
+    ]
+    timeline_png(mixed)
+    timeline_png(mixed[:-1])  # it ends with some of it
+    assert not [words for words in written if "replay" in words]
 
 
 def test_a_symmetry_that_hardly_fits_is_told_so() -> None:
