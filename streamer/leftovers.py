@@ -17,7 +17,7 @@ from typing import Any
 from reconstruct.io.atomic import replace_atomically
 from streamer.config import Settings
 from streamer.errors import ConfigurationError
-from streamer.series import class_files
+from streamer.series import LATEST_NAMES, class_files
 from streamer.service import writable_folder
 
 __all__ = ["begin_anew", "check_folder"]
@@ -99,6 +99,9 @@ def begin_anew(settings: Settings, file: Path | None = None) -> str:
         As `check_folder`.
     """
     gone = [settings.out / name for name in check_folder(settings, file)]
+    gone = [
+        path for path in gone if path.is_symlink() or not path.is_dir()
+    ]  # a run lists no folder
     for folder, patterns in _folders(settings):
         gone += [path for pattern in patterns for path in folder.glob(pattern)]
     gone = [path for path in gone if path.exists() or path.is_symlink()]
@@ -133,7 +136,7 @@ def _names(settings: Settings, file: Path | None) -> list[str]:
     """Give the names of all files that a run may write."""
     from reconstruct.engine import MOST_BORN  # late, since it compiles kernels
 
-    names = ["report.json", "particles.star", "particles_unused.star"]
+    names = ["report.json", "particles.star", "particles_unused.star", *LATEST_NAMES]
     if file is not None and file.suffix == ".cs":
         names.append("particles.cs")
     if settings.snapshots.pictures:

@@ -27,7 +27,7 @@ from streamer.caption import caption_of, symmetry_words
 from streamer.findings import Told, find, news, still, with_all_views
 from streamer.outbox import Outbox, Outgoing
 from streamer.preview import preview_arrays
-from streamer.series import write_series_folder
+from streamer.series import point_latest, write_series_folder
 from streamer.state import SessionState
 
 __all__ = ["Made", "Publisher", "Taken", "software_version"]
@@ -67,6 +67,7 @@ class Made:
     """A snapshot whose files are in place, and the records that announce it."""
 
     name: str
+    folder: str  # in the series
     snapshot: Snapshot | None  # None where it was out already
     found: Told
     told: tuple[EngineEvent, ...] = ()
@@ -153,7 +154,7 @@ class Publisher:
         found |= still(taken.verdicts)
         told = tuple(news(taken.verdicts, found))
         if taken.is_out:
-            return Made(taken.name, None, found)
+            return Made(taken.name, _folder_of(taken), None, found)
         classes = self._files(snapshot, taken)
         self._hook("renamed")
         manifest, warnings = self._manifest_record(snapshot, taken, classes)
@@ -166,16 +167,20 @@ class Publisher:
                     event, about, step=snapshot.step, phase=snapshot.phase, snapshot_id=taken.name
                 )
             )
-        return Made(taken.name, snapshot, found, told, tuple(records), tuple(warnings))
+        return Made(
+            taken.name, _folder_of(taken), snapshot, found, told, tuple(records), tuple(warnings)
+        )
 
     def announce(self, made: Made, state: SessionState) -> None:
         """Say it in one transaction, unless it is out."""
         state.verdicts = made.found  # also where the snapshot is out: its verdicts are out with it
         if made.snapshot is None:
+            point_latest(self._out, made.folder)  # a crash may have come between
             return
         self._outbox.say(made.warnings)
         self._outbox.say(made.records)
         self._hook("announced")
+        point_latest(self._out, made.folder)
         for event in made.told:
             self._tell(event)
 
@@ -248,7 +253,7 @@ class Publisher:
         return write_series_folder(
             self._out,
             snapshot,
-            name=f"step-{snapshot.step:08d}" + ("-final" if taken.is_final else ""),
+            name=_folder_of(taken),
             session_id=self._session_id,
             manifest={
                 "snapshot_id": taken.name,
@@ -363,6 +368,10 @@ class Publisher:
             values={"particles": float(snapshot.particles_seen)},
         )
         return Outgoing(self._topics.events, event)
+
+
+def _folder_of(taken: Taken) -> str:
+    return f"step-{taken.snapshot.step:08d}" + ("-final" if taken.is_final else "")
 
 
 def _owned(values: T) -> T:

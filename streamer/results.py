@@ -37,7 +37,7 @@ from streamer.config import Settings
 from streamer.findings import with_all_views
 from streamer.observe import Observer
 from streamer.publish import software_version
-from streamer.series import write_class_maps
+from streamer.series import LATEST_NAMES, write_class_maps
 from streamer.state import SessionState
 
 __all__ = ["ReportKeeper", "Usage", "write_results"]
@@ -124,6 +124,7 @@ def write_results(
             files += _write_pictures(out, snapshot, reports, caption)
     report = _report(settings, state, classes, usage=usage, used=used, n_input=n_input)
     report["symmetry"]["message"] = symmetry
+    files += [name for name in LATEST_NAMES if (out / name).is_symlink()]
     report = {
         "session": settings.session,
         "outcome": "stopped_early" if stopped else "ended",

@@ -1,12 +1,14 @@
 """One snapshot as files: maps, half-maps, manifest and picture in a folder that appears whole.
 
 The folder is written under a hidden name and renamed, so whoever sees ``series/step-00000040``
-sees all of it. Paths in the manifest are relative to the output folder.
+sees all of it. Paths in the manifest are relative to the output folder. The link ``latest`` beside
+the series leads to the newest snapshot that was announced.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +22,17 @@ from reconstruct.types import ClassSnapshot, Snapshot
 from schemas.volumes import ClassManifest
 from streamer.arrayfile import sync_folder
 
-__all__ = ["class_files", "write_class_maps", "write_series_folder"]
+__all__ = [
+    "LATEST",
+    "LATEST_NAMES",
+    "class_files",
+    "point_latest",
+    "write_class_maps",
+    "write_series_folder",
+]
+
+LATEST = "latest"  # in the output folder
+LATEST_NAMES = (LATEST, f".{LATEST}.tmp")  # the latter of a session that was killed meanwhile
 
 
 def class_files(index: int) -> dict[str, str]:
@@ -102,6 +114,33 @@ def write_series_folder(
     temporary.rename(target)
     sync_folder(target.parent)
     return classes
+
+
+def point_latest(out: Path, name: str) -> bool:
+    """Let ``out/latest`` lead to ``out/series/name``, in one step for those who look.
+
+    Returns
+    -------
+    Whether it does: a file or folder of that name that is no such link stays as it is, and some
+    file systems have no links. The snapshot itself is in place either way.
+    """
+    link, temporary = (out / each for each in LATEST_NAMES)
+    try:
+        if not all(_is_ours(path) for path in (link, temporary)):
+            return False
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(Path("series") / name, target_is_directory=True)
+        os.replace(temporary, link)
+    except OSError:
+        return False
+    return True
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether there is nothing, or a link to a snapshot."""
+    if path.is_symlink():
+        return os.readlink(path).startswith(os.path.join("series", "step-"))
+    return not path.exists()
 
 
 def _manifest(

@@ -78,7 +78,9 @@ def test_run_leaves_what_it_promises(star: Path, tmp_path: Path, sums: None) -> 
     assert not (out / "particles_unused.star").exists()
     assert (out / "picture.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "timeline.png").exists()
-    assert list((out / "series").glob("step-*-final/manifest.json"))
+    (last,) = (out / "series").glob("step-*-final/manifest.json")
+    assert (out / "latest").resolve() == last.parent
+    assert (out / "latest" / "picture.png").is_file()
     assert str(out / "report.json") in done.stdout
 
 
@@ -545,7 +547,7 @@ def test_a_run_says_that_it_replaces_an_earlier_one_and_leaves_other_files(
     assert {"class_002.mrc", "particles_unused.star"} <= {file.name for file in out.iterdir()}
     again = inside("run", str(star), f"--out={out}")
     assert again.returncode == 0, again.stderr
-    left = {file.name for file in out.iterdir() if file.is_file()}
+    left = {file.name for file in out.iterdir() if file.is_file() or file.is_symlink()}
     listed = json.loads((out / "report.json").read_text())["files"]
     assert left == {*listed, "class_007.mrc", "class_notes.txt"}
     assert not {"class_002.mrc", "particles_unused.star"} & left

@@ -23,7 +23,8 @@ def finish(settings: Settings, *files: str, bus: str = "memory://x") -> None:
     """Leave what a run leaves at its end."""
     for name in ("report.json", *files):
         (settings.out / name).write_text("result")
-    report = {"files": ["report.json", *files], "settings": {"bus": bus}}
+    links = [path.name for path in settings.out.iterdir() if path.is_symlink()]
+    report = {"files": ["report.json", *links, *files], "settings": {"bus": bus}}
     (settings.out / "report.json").write_text(json.dumps(report))
 
 
@@ -35,6 +36,8 @@ def fill(settings: Settings) -> None:
     (settings.out / "series" / "step-00000001" / "manifest.json").write_text("{}")
     (settings.out / "series" / ".step-00000002.tmp").mkdir()
     (settings.out / "series" / ".step-00000002.tmp" / "class_001.mrc").write_text("half")
+    (settings.out / "latest").symlink_to("series/step-00000001")
+    (settings.out / ".latest.tmp").symlink_to("series/step-00000002")
 
 
 def everything(folder: Path) -> set[str]:
@@ -49,6 +52,21 @@ def test_what_a_run_wrote_goes_and_what_lies_beside_it_stays(settings: Settings)
         (settings.out / name).write_text("mine")
     assert REMOVED in begin_anew(settings)
     assert everything(settings.out) == {*mine, "state/begun_by_run.json"}
+
+
+def test_the_link_to_the_newest_maps_of_a_killed_run_goes_with_them(settings: Settings) -> None:
+    fill(settings)
+    assert REMOVED in begin_anew(settings)
+    assert not [path.name for path in settings.out.iterdir() if "latest" in path.name]
+
+
+def test_a_folder_that_took_the_place_of_a_result_is_left(settings: Settings) -> None:
+    fill(settings)
+    (settings.out / "latest").unlink()
+    (settings.out / "latest").mkdir()
+    (settings.out / "latest" / "notes.txt").write_text("mine")
+    begin_anew(settings)
+    assert (settings.out / "latest" / "notes.txt").read_text() == "mine"
 
 
 def test_a_run_that_was_killed_at_its_beginning_is_known(settings: Settings) -> None:
