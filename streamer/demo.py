@@ -100,6 +100,7 @@ def run_demo(
             usage=usage,
             factory=factory,
             transport=transport,
+            results_if_stopped=True,
             stop=stop,
             beside=begin,
             linger=linger,
