@@ -338,7 +338,7 @@ def serve(
     assign: Assign = None,
 ) -> None:
     """Train one session from a bus until it is asked to end; goes on where it stopped."""
-    from streamer.ending import SERVE_AGAIN, tell_end
+    from streamer.ending import SERVE_AGAIN, refuse_unused, tell_end
     from streamer.engines import with_spare_time
     from streamer.host import host_session
     from streamer.results import Usage
@@ -365,6 +365,7 @@ def serve(
     console, _ = consoles()
     finished = host_session(with_spare_time(settings), console=console, usage=usage)
     tell_end(console, settings, finished, go_on=SERVE_AGAIN)
+    refuse_unused(finished, settings.session)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from rich.console import Console
 
 from streamer.config import Settings
+from streamer.errors import ConfigurationError
+from streamer.quarantine import REASONS
 from streamer.service import Finished
 
-__all__ = ["RUN_AGAIN", "SERVE_AGAIN", "tell_end"]
+__all__ = ["RUN_AGAIN", "SERVE_AGAIN", "refuse_unused", "tell_end"]
 
 RUN_AGAIN = (
     "a run cannot be continued: the same command starts over and replaces these results (a session "
@@ -44,3 +46,26 @@ def tell_end(console: Console, settings: Settings, finished: Finished, *, go_on:
             if (settings.out / name).exists():
                 path = settings.out / name
                 console.print(f"  {path}  {what}", markup=False, highlight=False, soft_wrap=True)
+
+
+def refuse_unused(finished: Finished, session: str) -> None:
+    """Keep a session of which no particle could be used from passing for a good one.
+
+    Raises
+    ------
+    ConfigurationError
+        It has ended, particles or records came, and none was fit to train.
+    """
+    state, books = finished.state, finished.state.balance()
+    if finished.outcome != "ended" or state.step or not (books.quarantined or state.last_refusal):
+        return
+    reason = next(iter(state.ledger.quarantined), "")  # a process later, all that is known
+    why = state.first_problem or state.last_refusal or REASONS.get(reason, reason)
+    again = "send the particles again to a new session, with another --session and --out"
+    remedy = f"Mend what dead-letter list names and {again}"
+    if reason == "path_outside_roots":
+        remedy = (
+            "This session has ended and learns nothing from a replay: start serve with --root DIR "
+            "and another --out, and the particles are read from the log once more"
+        )
+    raise ConfigurationError(f"no particle of session {session} could be used: {why}", remedy)

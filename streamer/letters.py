@@ -76,7 +76,7 @@ def particle_letters(
             outbox.envelope(DeadLetter, _letter_id(source) + (f".{number}" if number else "")),
             source.value,
             reason=part[0].reason,
-            detail=f"{len(problems)} of {len(image_names)} particles quarantined",
+            detail=f"{len(problems)} of {len(image_names)} particles quarantined: {part[0].detail}",
             source_topic=source.topic,
             source_partition=source.partition,
             source_offset=source.offset,

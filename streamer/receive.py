@@ -94,6 +94,7 @@ class Receiver:
         state.ledger.quarantined.update(problem.reason for problem in taken.problems)
         state.recent.add(taken.record_id)
         if taken.problems:
+            state.first_problem = state.first_problem or taken.problems[0].detail
             self._letters += letters.particle_letters(
                 parts.outbox,
                 parts.topics.dead_letter,

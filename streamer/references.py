@@ -128,8 +128,7 @@ def resolve_stack(
         if place.is_relative_to(home):
             inside.append(place)
     if not inside:
-        roots = ", ".join(str(root) for root in allowed_roots) or "none is configured"
-        return Rejection("path_outside_roots", f"{reference.path} leads out of the roots ({roots})")
+        return Rejection("path_outside_roots", _outside_words(reference.path, allowed_roots))
     place = next((path for path in inside if path.is_file()), inside[0])
     try:
         if not place.is_file():
@@ -147,6 +146,23 @@ def resolve_stack(
     except OSError as error:
         return Rejection("missing_stack", f"{place}: {error.strerror or error}")
     return place
+
+
+def _outside_words(path: str, allowed_roots: Sequence[Path | str]) -> str:
+    """Say what to do, first: letters cut what is long."""
+    roots = ", ".join(str(root) for root in allowed_roots)
+    absolute = Path(path).is_absolute()
+    if roots and not absolute:  # no other root changes where a relative path leads
+        return f"{path} leads out of the roots ({roots})"
+    try:
+        folder = str(Path(path).resolve().parent) if absolute else "DIR"
+    except (OSError, RuntimeError):  # a loop of links
+        folder = str(Path(path).parent)
+    where = "" if absolute else ", the folder that its paths start from"
+    return (
+        f"start serve with --root {folder}{where}, if you trust it, then dead-letter replay: "
+        f"{path} leads out of the roots ({roots or 'none is configured'})"
+    )
 
 
 @lru_cache(maxsize=4096)

@@ -123,6 +123,7 @@ class SessionState:
     contrast_told: bool = False
     assigned_rows: int = 0  # rows in the last published table of assignments
     last_refusal: str = ""  # in words; of this process only
+    first_problem: str = ""  # of a particle, likewise
 
     def balance(self) -> Balance:
         """Close the books; see `streamer.ledger.balance`."""

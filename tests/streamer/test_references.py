@@ -89,6 +89,16 @@ def test_no_path_leads_out_of_the_roots(tmp_path: Path, way: str) -> None:
     found = resolve_stack(reference(name, at=secret), roots)
     assert isinstance(found, Rejection)
     assert found.reason == "path_outside_roots"
+    helps = way in ("absolute", "no roots")
+    assert (f"start serve with --root {secret.parent}, " in found.detail) == helps
+    if helps:
+        assert resolve_stack(reference(name, at=secret), [secret.parent]) == secret
+
+
+def test_without_roots_a_relative_path_needs_the_folder_it_starts_from() -> None:
+    found = resolve_stack(StackReference(path="a.mrcs", size_bytes=1), [])
+    assert isinstance(found, Rejection)
+    assert "start serve with --root DIR, the folder that its paths start from" in found.detail
 
 
 def test_a_root_with_a_common_prefix_is_another_folder(tmp_path: Path) -> None:
