@@ -30,7 +30,8 @@ from streamer.transports.base import Lag, Record, TopicPartition
 __all__ = ["LiveProgress", "PlainProgress", "WordsProgress", "progress_for"]
 
 _SHOWN_EVENTS = 5
-_LONG_S = 3.0  # that an update may take before it is told how long it has
+_LONG_S = 3.0  # that an update, or waiting, may take before it is told how long it has
+_WAITING_EVERY_S = 60.0
 _RECENT_S = 15.0  # that speed is told of: since the start, it would hide the race and every pause
 
 
@@ -111,6 +112,8 @@ class PlainProgress(Observer):
         self._told_s = float("-inf")
         self._stage: tuple[str, bool] = ("", False)
         self._lag = 0
+        self._waits_since_s: float | None = None
+        self._told_waiting_s = float("-inf")
 
     def _say(self, event: str, **fields: object) -> None:
         words = " ".join(f"{name}={_field(value)}" for name, value in fields.items())
@@ -127,12 +130,30 @@ class PlainProgress(Observer):
         else:
             self._speed.note(self._clock_s(), 0, 0)
 
+    def activity(self, name: Activity) -> None:
+        """Keep since when it waits."""
+        self._waits_since_s = self._clock_s() if name == "waiting" else None
+
+    def _came(self) -> None:
+        if self._waits_since_s is not None:  # and waits on, until there are enough for a step
+            self._waits_since_s = self._clock_s()
+
+    def _say_waiting(self) -> None:
+        now_s = self._clock_s()
+        if self._waits_since_s is None or now_s - self._waits_since_s < _LONG_S:
+            return
+        if now_s - self._told_waiting_s >= _WAITING_EVERY_S:
+            self._told_waiting_s = now_s
+            self._say("waiting", message="waiting for particles")
+
     def refused(self, record: Record, refused: Refused) -> None:
         """Say what was refused."""
+        self._came()
         self._say("dead_letter", offset=record.offset, reason=refused.reason, detail=refused.detail)
 
     def taken(self, record: Record, taken: Taken, state: SessionState) -> None:
         """Say what was quarantined."""
+        self._came()
         if taken.problems:
             self._say(
                 "quarantined",
@@ -190,8 +211,9 @@ class PlainProgress(Observer):
         self._say("warning", message=f"checkpoint failed: {problem}")
 
     def lag(self, where: TopicPartition, lag: Lag) -> None:
-        """Keep for the next line."""
+        """Keep for the next line; it is told about every second, so say here that nothing comes."""
         self._lag = lag.records
+        self._say_waiting()
 
 
 class WordsProgress(PlainProgress):
@@ -200,6 +222,7 @@ class WordsProgress(PlainProgress):
     _SENTENCES: Mapping[str, str] = {
         "warning": "warning: {message}",
         "event": "event: {message}",
+        "waiting": "{message}",
         "resumed": "goes on after {particles:,} particles",
         "dead_letter": "a record was refused: {detail}",
         "quarantined": "{particles:,} particles quarantined, the first for {first}",

@@ -18,7 +18,7 @@ from streamer.errors import ConfigurationError, TwinError
 from streamer.lease import Lease
 from streamer.progress import LiveProgress, PlainProgress, WordsProgress, progress_for
 from streamer.state import SessionState
-from streamer.transports.base import TopicPartition
+from streamer.transports.base import Lag, TopicPartition
 from tests.streamer.bench import Bench
 from tests.streamer.test_pictures import a_snapshot
 
@@ -189,6 +189,33 @@ def test_speed_is_that_of_late_and_the_end_is_in_sight() -> None:
     last = log.getvalue().splitlines()[-1]
     assert "per_second=- " in last
     assert " of=" not in last
+
+
+@pytest.mark.parametrize("kind", [PlainProgress, WordsProgress])
+def test_a_session_that_waits_says_so_and_not_too_often(kind: type[PlainProgress]) -> None:
+    log, now_s = io.StringIO(), 0.0
+    progress = kind(Console(file=log, width=200), clock_s=lambda: now_s)
+    told: list[tuple[float, str]] = []
+
+    def look(*times_s: float) -> None:
+        nonlocal now_s
+        for now_s in times_s:
+            progress.lag(WHERE, Lag(0, 0.0))
+            if new := log.getvalue():
+                told.append((now_s, new))
+                log.seek(0)
+                log.truncate()
+
+    look(0.0, 5.0)  # it has not begun to wait
+    progress.activity("waiting")
+    look(*range(6, 130))
+    progress.activity("running")
+    look(*range(130, 200))
+    progress.activity("waiting")
+    look(200.0, 201.0)  # shorter than a breath
+    progress.activity("running")
+    assert [at_s for at_s, _ in told] == [8.0, 68.0, 128.0]
+    assert all("waiting for particles" in words for _, words in told)
 
 
 def test_a_person_is_told_how_good_the_maps_are_that_were_written() -> None:

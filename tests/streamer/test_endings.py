@@ -108,6 +108,16 @@ def test_a_session_that_goes_on_learns_from_what_is_replayed(
     assert "100 particles trained of 200 received, 100 quarantined" in done.stdout
 
 
+def test_a_session_to_which_nothing_comes_says_that_it_waits(tmp_path: Path) -> None:
+    bus = f"--bus=sqlite:///{tmp_path}/bus.db"
+    with started("serve", bus, f"--out={tmp_path / 'o'}", "--metrics-port=0") as process:
+        lines_until(process, 'waiting message="waiting for particles"')
+    (tmp_path / "none.star").write_text("")
+    follow = ("run", str(tmp_path / "none.star"), f"--out={tmp_path / 'r'}", "--follow")
+    with started(*follow) as process:
+        lines_until(process, " s  waiting for particles", anywhere=True)
+
+
 def test_a_session_to_which_nothing_came_ends_well(tmp_path: Path, sums: None) -> None:
     bus = f"--bus=sqlite:///{tmp_path}/bus.db"
     open_transport(bus.removeprefix("--bus=")).close()
