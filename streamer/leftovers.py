@@ -2,8 +2,9 @@
 
 Promise: only what a run wrote is removed. A run lists what it wrote in `report.json`, and from its
 start on, beside its checkpoints, what it may write, so that one that was killed is known as well.
-Of the folders of checkpoints and of the series only what bears their names goes. Any other file
-stays, and where it would be overwritten the run is refused at its start.
+Of the folders of checkpoints and of the series only what bears their names goes, and with the
+series the archive that was packed of it. Any other file stays, and where it would be overwritten
+the run is refused at its start.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from reconstruct.io.atomic import replace_atomically
 from streamer.config import Settings
 from streamer.errors import ConfigurationError
 from streamer.series import LATEST_NAMES, class_files
+from streamer.series_pack import PACK, is_pack_of
 from streamer.service import writable_folder
 
 __all__ = ["begin_anew", "check_folder"]
@@ -104,6 +106,8 @@ def begin_anew(settings: Settings, file: Path | None = None) -> str:
     ]  # a run lists no folder
     for folder, patterns in _folders(settings):
         gone += [path for pattern in patterns for path in folder.glob(pattern)]
+    if is_pack_of(settings.out / PACK, settings.out / "series"):
+        gone.append(settings.out / PACK)
     gone = [path for path in gone if path.exists() or path.is_symlink()]
     try:
         for path in gone:

@@ -12,6 +12,7 @@ import io
 import json
 import shutil
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,8 +21,11 @@ from typing import Any
 from reconstruct.io.atomic import replace_atomically
 from streamer.errors import ConfigurationError
 
-__all__ = ["Packed", "pack_series"]
+__all__ = ["PACK", "Packed", "is_pack_of", "pack_series"]
 
+PACK = "series.zip"  # beside the series, where nothing else was asked for
+_TABLE = "series.csv"
+_MANIFEST = "manifest.json"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the oldest time that a ZIP can hold
 _COLUMNS = (
     "number",
@@ -72,7 +76,7 @@ def pack_series(folder: Path, target: Path | None = None, *, half_maps: str = "k
             f"there is no series of snapshots in {folder}",
             "Give the output folder of a session that has published maps",
         )
-    target = series.parent / "series.zip" if target is None else target
+    target = series.parent / PACK if target is None else target
     lines: list[dict[str, Any]] = []
     with (
         replace_atomically(target) as path,
@@ -84,8 +88,37 @@ def pack_series(folder: Path, target: Path | None = None, *, half_maps: str = "k
                 if half_maps == "keep" or "_half" not in file.name:
                     _add(archive, f"{name}/{file.name}", file)
             lines += _lines(number, name, manifest)
-        _write(archive, "series.csv", _table(lines))
+        _write(archive, _TABLE, _table(lines))
     return Packed(target, len(snapshots), len(lines), target.stat().st_size)
+
+
+def is_pack_of(path: Path, series: Path) -> bool:
+    """Whether a file is certain to be what `pack_series` made of snapshots that ``series`` holds.
+
+    Every entry is dated as only it dates them, has a file of the series of its size, and the
+    manifests, which hold the digests of the maps, are the same.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            *entries, table = archive.infolist()
+            return (
+                table.filename == _TABLE
+                and any(entry.filename.endswith(f"/{_MANIFEST}") for entry in entries)
+                and all(entry.date_time == _EPOCH for entry in (*entries, table))
+                and all(_is_packed(archive, entry, series) for entry in entries)
+            )
+    except (OSError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError):
+        return False  # no archive, a damaged one, or one with what this program never writes
+
+
+def _is_packed(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, series: Path) -> bool:
+    folder, _, name = entry.filename.partition("/")
+    place = folder.partition("_")[2]
+    if not place.startswith("step-") or Path(name).name != name:
+        return False
+    original = series / place / name
+    same = original.is_file() and original.stat().st_size == entry.file_size
+    return same and (name != _MANIFEST or archive.read(entry) == original.read_bytes())
 
 
 def _snapshots(series: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -94,7 +127,7 @@ def _snapshots(series: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
         return
     found = []
     for place in series.iterdir():
-        manifest = place / "manifest.json"
+        manifest = place / _MANIFEST
         if place.name.startswith(".") or not manifest.is_file():
             continue  # still being written, or not a snapshot
         content = json.loads(manifest.read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from streamer.config import Settings, load_settings
 from streamer.errors import ConfigurationError
 from streamer.leftovers import begin_anew, check_folder
+from streamer.series_pack import pack_series
 
 REMOVED = "are removed for this one"
 
@@ -52,6 +54,24 @@ def test_what_a_run_wrote_goes_and_what_lies_beside_it_stays(settings: Settings)
         (settings.out / name).write_text("mine")
     assert REMOVED in begin_anew(settings)
     assert everything(settings.out) == {*mine, "state/begun_by_run.json"}
+
+
+def test_what_was_packed_of_the_series_goes_with_it_and_another_archive_stays(
+    settings: Settings,
+) -> None:
+    pack = settings.out / "series.zip"
+    manifest = {"step": 1, "is_final": True, "classes": []}
+    for mine in (False, True):
+        begin_anew(settings)
+        place = settings.out / "series" / "step-00000001"
+        place.mkdir(parents=True)
+        (place / "manifest.json").write_text(json.dumps(manifest))
+        pack_series(settings.out)
+        if mine:
+            with zipfile.ZipFile(pack, "a") as archive:
+                archive.writestr("notes.txt", "mine")
+        begin_anew(settings)
+        assert pack.exists() == mine
 
 
 def test_the_link_to_the_newest_maps_of_a_killed_run_goes_with_them(settings: Settings) -> None:

@@ -15,7 +15,7 @@ import pytest
 from reconstruct.types import ClassSnapshot, Geometry, Snapshot
 from streamer.errors import ConfigurationError
 from streamer.series import write_series_folder
-from streamer.series_pack import pack_series
+from streamer.series_pack import is_pack_of, pack_series
 from tests.integration.processes import inside
 
 
@@ -98,6 +98,40 @@ def test_a_snapshot_that_is_still_being_written_is_left_out(out: Path) -> None:
     (out / "series" / ".step-00000400.tmp").mkdir()
     (out / "series" / "step-00000400").mkdir()
     assert pack_series(out).snapshots == 3
+
+
+@pytest.mark.parametrize("half_maps", ["keep", "leave"])
+def test_a_pack_is_known_again_while_its_series_is_there(out: Path, half_maps: str) -> None:
+    pack = pack_series(out, half_maps=half_maps).path
+    assert is_pack_of(pack, out / "series")
+    write_series_folder(  # it goes on, after it was packed
+        out, snapshot(400), name="step-00000400", session_id="s", manifest={}, picture=None
+    )
+    assert is_pack_of(pack, out / "series")
+    (out / "series" / "step-00000009" / "manifest.json").write_text("{}")  # of another session
+    assert not is_pack_of(pack, out / "series")
+
+
+@pytest.mark.parametrize(
+    "names", [[], ["series.csv"], ["0001_step-00000009/manifest.json"], ["../a", "series.csv"]]
+)
+def test_any_other_archive_is_not_taken_for_a_pack(out: Path, names: list[str]) -> None:
+    other = out / "other.zip"
+    with zipfile.ZipFile(other, "w") as archive:
+        for name in names:
+            archive.writestr(zipfile.ZipInfo(name), "mine")
+    assert not is_pack_of(other, out / "series")
+    other.write_text("no archive")
+    assert not is_pack_of(other, out / "series")
+    assert not is_pack_of(out / "none.zip", out / "series")
+
+
+def test_a_pack_that_was_packed_anew_by_others_is_theirs(out: Path) -> None:
+    pack = pack_series(out).path
+    with zipfile.ZipFile(pack) as archive, zipfile.ZipFile(out / "b.zip", "w") as theirs:
+        for entry in archive.infolist():
+            theirs.writestr(entry.filename, archive.read(entry))  # dated today
+    assert not is_pack_of(out / "b.zip", out / "series")
 
 
 def test_a_folder_without_a_series_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
