@@ -99,8 +99,8 @@ def spherical_event(share: float, group: str, *, starts: int) -> EngineEvent:
         kind="near_spherical",
         message=(
             f"The particle is nearly a ball: views explain {100 * share:.0f} % of the evidence; "
-            f"{starts} starts with {group} from the first batch, and the opposite of each, are "
-            "raced at higher resolution, which takes some minutes"
+            f"a race at higher resolution, a matter of minutes, of {starts} starts with {group} "
+            "from the first batch and the opposite of each"
         ),
         values={"view_share": share},
     )
@@ -117,7 +117,7 @@ def ball_event(share: float, agreed: float | None, *, tried: Sequence[str] = ())
     remedy = "if it has a symmetry, name it (--symmetry O, T or I), or have it found (auto)"
     if tried:
         groups = " and ".join(tried)
-        remedy = f"starts with {groups} from the first batch are raced, which takes some minutes"
+        remedy = f"a race, a matter of minutes, of starts with {groups} from the first batch"
     return EngineEvent(
         kind="near_spherical",
         message=(

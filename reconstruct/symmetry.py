@@ -43,7 +43,7 @@ __all__ = [
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
 
-ACCEPTED_NAMES = "C1 to C99, D1 to D99, T, O, I (= I2), I1 or I2"
+ACCEPTED_NAMES = "C1 to C99, D1 to D99, T, O or I"
 
 _GOLDEN = (1 + np.sqrt(5)) / 2
 _TIE = 1e-6  # of a trace: rotations on the border of an asymmetric unit belong to it

@@ -34,8 +34,8 @@ _LONGEST = 48  # characters of a title
 _HARDLY = "though its axes hardly fit"
 _FLATTERS = "which flatters the resolution"
 _WHY: Mapping[WhyNone | None, str] = {
-    "racing": "no map chosen yet",
-    "sharing": "half-maps not independent yet",
+    "racing": "no map chosen",
+    "sharing": "half-maps not independent",
     "few_particles": "too few particles",
     "noise": "no better than noise",
     "starts_disagree": "near-ball: no two starts agree",
@@ -65,6 +65,19 @@ class Caption:
     def none(self) -> str:
         """What is said of one of several classes that has no resolution."""
         return "none" if self.over else "not yet"
+
+    @property
+    def no_best(self) -> str:
+        """What is said in place of the best resolution where no class has one."""
+        if not self.over:
+            return "no resolution yet"
+        why = self.no_resolution.removeprefix("none").removeprefix(": ")
+        return f"no resolution ({why})" if why else "no resolution"
+
+    @property
+    def no_views(self) -> str:
+        """What is said of a class of which no view is known."""
+        return "no views" if self.over else "no views yet"
 
     @property
     def flattered(self) -> bool:
@@ -118,7 +131,7 @@ def stopped_words(learned: int, coming: int, phase: Phase) -> str:
         return "stopped early, before the first particle"
     if learned < coming:
         return f"stopped early: {learned:,} of {coming:,} particles learned from"
-    left = "no map chosen yet" if phase == "initial" else "not all replays made"
+    left = "no map chosen" if phase == "initial" else "not all replays made"
     return f"stopped early: all {learned:,} particles learned from, {left}"
 
 

@@ -114,8 +114,10 @@ def draw_sizes(
     axes.tick_params(axis="y", length=0)
 
 
-def draw_views(page: Page, left: float, top: float, width: float, item: ClassSnapshot) -> None:
-    """Mollweide map of the views: darker is more views per solid angle."""
+def draw_views(
+    page: Page, left: float, top: float, width: float, item: ClassSnapshot, *, none: str
+) -> None:
+    """Mollweide map of the views: darker is more views per solid angle; ``none`` if it is empty."""
     density = view_density(item.view_histogram)
     ceiling = max(_VIEW_TOP, float(density.max()))
     height = width / 2
@@ -141,7 +143,7 @@ def draw_views(page: Page, left: float, top: float, width: float, item: ClassSna
     filled = fourier_coverage(item.view_histogram)
     words = f"views {100 * covered:.0f} %, Fourier space {100 * filled:.0f} %"
     if not item.view_histogram.any():
-        words = "no views yet"
+        words = none
     page.text(left + width / 2, top + height + 15, words, size=9, colour=MUTED, across="center")
 
 

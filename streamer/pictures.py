@@ -73,7 +73,7 @@ def snapshot_png(snapshot: Snapshot, caption: Caption = NO_CAPTION) -> bytes:
     page = Page(layout.width, layout.height)
     _draw_header(page, snapshot, caption)
     if single:
-        _draw_single(page, layout, snapshot)
+        _draw_single(page, layout, snapshot, caption)
     else:
         _draw_table(page, layout, snapshot, caption)
     _draw_footer(page, snapshot)
@@ -140,22 +140,22 @@ def _draw_header(page: Page, snapshot: Snapshot, caption: Caption) -> None:
         page.text(right, 78, words, size=11, colour=MUTED, across="right")
     else:
         page.text(right, 50, caption.title or " ", size=13, colour=INK, across="right")
-        _draw_resolutions(page, right, snapshot, none=caption.none)
+        _draw_resolutions(page, right, snapshot, caption)
     page.line([_MARGIN, page.width - _MARGIN], [114, 114], colour=GRID, width=1.2)
 
 
-def _draw_resolutions(page: Page, right: float, snapshot: Snapshot, *, none: str) -> None:
+def _draw_resolutions(page: Page, right: float, snapshot: Snapshot, caption: Caption) -> None:
     """The resolution of every class in a line, or of the best one where a line has no room."""
     resolutions = [item.resolution_angstrom for item in snapshot.classes]
     if len(resolutions) > _MOST_IN_HEADER:
         best = min((value for value in resolutions if value is not None), default=None)
-        words = f"best resolution {resolution_words(best, none=none)}"
+        words = caption.no_best if best is None else f"best resolution {resolution_words(best)}"
         page.text(right, 78, words, size=11, colour=MUTED, across="right")
         return
     step = min(150, (page.width - 2 * _MARGIN - 700) // max(len(resolutions), 1))
     for index, resolution_angstrom in enumerate(resolutions):
         place = right - step * (len(resolutions) - 1 - index)
-        words = f"{index + 1}:  {resolution_words(resolution_angstrom, none=none)}"
+        words = f"{index + 1}:  {resolution_words(resolution_angstrom, none=caption.none)}"
         page.text(place, 78, words, size=11, colour=class_colour(index), across="right")
     first = right - step * len(resolutions) + 10
     page.text(first, 78, "Resolution of class", size=11, colour=MUTED, across="right")
@@ -174,7 +174,7 @@ def _draw_footer(page: Page, snapshot: Snapshot) -> None:
     page.text(_MARGIN, page.height - 18, words, size=8.5, colour=MUTED)
 
 
-def _draw_single(page: Page, layout: _Layout, snapshot: Snapshot) -> None:
+def _draw_single(page: Page, layout: _Layout, snapshot: Snapshot, caption: Caption) -> None:
     item = snapshot.classes[0]
     rows = (
         ("Projections", _PROJECTION_NAMES, projections(item.volume)),
@@ -193,7 +193,8 @@ def _draw_single(page: Page, layout: _Layout, snapshot: Snapshot) -> None:
     draw_fsc(page, layout.side_left, top, layout.side_width, height, snapshot)
     below = _HEADER + 34 + layout.row_height
     page.heading(layout.side_left, below - 9, "Views, rot across, tilt down")
-    draw_views(page, layout.side_left, below + 12, layout.views_width, item)
+    left, top = layout.side_left, below + 12
+    draw_views(page, left, top, layout.views_width, item, none=caption.no_views)
     left = layout.side_left + layout.views_width + 40
     for line, (value, what) in enumerate(_single_facts(snapshot)):
         page.text(left, below + 50 + line * 58, value, size=15, bold=True)
@@ -232,7 +233,8 @@ def _draw_table(page: Page, layout: _Layout, snapshot: Snapshot, caption: Captio
         _draw_tiles(page, left_tiles, row, layout.tile, projections(item.volume))
         _draw_tiles(page, left_slices, row, layout.tile, central_slices(item.volume))
         inset = (layout.tile - layout.views_width / 2) / 2
-        draw_views(page, left_views, row + inset - 8, layout.views_width, item)
+        place = row + inset - 8
+        draw_views(page, left_views, place, layout.views_width, item, none=caption.no_views)
     awake = [i for i, item in enumerate(snapshot.classes) if np.any(item.volume)]
     scaled = top + (awake[0] if awake else 0) * layout.row_height
     _draw_scale_bar(page, left_tiles, scaled, layout.tile, snapshot)

@@ -268,6 +268,7 @@ class Publisher:
                 "particles_presented": snapshot.particles_presented,
             },
             picture=picture,
+            over=taken.is_final,
             before_rename=lambda: self._hook("written"),
         )
 

@@ -142,7 +142,9 @@ def write_results(
 def _write_maps(out: Path, snapshot: Snapshot, session_id: str) -> list[dict[str, Any]]:
     classes = []
     for index, item in enumerate(snapshot.classes):
-        paths = write_class_maps(out, item, index=index, snapshot=snapshot, session_id=session_id)
+        paths = write_class_maps(
+            out, item, index=index, snapshot=snapshot, session_id=session_id, over=True
+        )
         classes.append(
             {
                 "class": index + 1,

@@ -42,14 +42,27 @@ def class_files(index: int) -> dict[str, str]:
 
 
 def write_class_maps(
-    folder: Path, item: ClassSnapshot, *, index: int, snapshot: Snapshot, session_id: str
+    folder: Path,
+    item: ClassSnapshot,
+    *,
+    index: int,
+    snapshot: Snapshot,
+    session_id: str,
+    over: bool,
 ) -> dict[str, Path]:
-    """Write a class's map and half-maps; return their paths by kind (map, half1, half2)."""
-    resolution = (
-        "resolution not measured yet"
-        if item.resolution_angstrom is None
-        else f"resolution {item.resolution_angstrom:.2f} A ({RESOLUTION_KIND})"
-    )
+    """Write a class's map and half-maps; return their paths by kind (map, half1, half2).
+
+    Parameters
+    ----------
+    over
+        No more particles come: what is not known stays so.
+    """
+    if item.resolution_angstrom is not None:
+        resolution = f"resolution {item.resolution_angstrom:.2f} A ({RESOLUTION_KIND})"
+    elif not np.any(item.volume):
+        resolution = "no map" if over else "no map yet"
+    else:
+        resolution = "no resolution" if over else "resolution not measured yet"
     labels = (
         "abinitio-live",
         f"session {session_id}",
@@ -75,6 +88,7 @@ def write_series_folder(
     session_id: str,
     manifest: dict[str, object],
     picture: bytes | None,
+    over: bool = False,
     before_rename: Callable[[], None] = lambda: None,
 ) -> tuple[ClassManifest, ...]:
     """Write ``out/series/name``, replacing what a crash may have left of it.
@@ -85,6 +99,8 @@ def write_series_folder(
         What the manifest file says beside the classes.
     picture
         PNG of the snapshot.
+    over
+        They are the last maps of the session.
     """
     target = out / "series" / name
     temporary = target.with_name(f".{name}.tmp")
@@ -97,7 +113,7 @@ def write_series_folder(
             snapshot=snapshot,
             folder=f"series/{name}",
             paths=write_class_maps(
-                temporary, item, index=index, snapshot=snapshot, session_id=session_id
+                temporary, item, index=index, snapshot=snapshot, session_id=session_id, over=over
             ),
         )
         for index, item in enumerate(snapshot.classes)

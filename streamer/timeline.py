@@ -86,7 +86,7 @@ def timeline_png(reports: Sequence[StepReport], caption: Caption = NO_CAPTION) -
         page.heading(_LEFT, _FIRST_PANEL + row * _PANEL_STEP - above, headings[row])
         axes.set_xlim(0, max(int(presented[-1]), 1))
         _shade_phases(axes, shown, named=row == 0)
-    _draw_resolution(panels[0], shown, presented, n_classes, none=caption.no_resolution)
+    _draw_resolution(panels[0], shown, presented, n_classes, none=caption.no_best)
     _draw_evidence(panels[1], shown, presented)
     if n_panels == 3:
         _draw_occupancy(panels[2], shown, presented, n_classes)
@@ -111,8 +111,7 @@ def _draw_header(page: Page, last: StepReport, caption: Caption) -> None:
     phase = caption.stands(last.phase, last.class_phases)
     facts = [f"step {last.step:,}", f"{phase} phase"]
     known = [value for value in last.resolution_angstrom if value is not None]
-    best = resolution_words(min(known, default=None), none=caption.no_resolution)
-    facts.append(f"best resolution {best}")
+    facts.append(f"best resolution {resolution_words(min(known))}" if known else caption.no_best)
     page.text(_LEFT, 78, SEPARATOR.join(facts), size=11, colour=MUTED)
     colour = WARNING if caption.warns else MUTED
     page.text(_LEFT, 102, caption.remarks, size=11, colour=colour)

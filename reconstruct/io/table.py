@@ -126,7 +126,7 @@ def find_stacks(
         raise InputFileError(
             path,
             f"stack {missing[0]}{others} was found under none of: {tried}",
-            remedy="Give the folder that the paths start from as data root",
+            remedy="Give the folder that the paths start from with --data-root",
             reason="missing_stack",
         )
     notes = []

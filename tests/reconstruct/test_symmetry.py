@@ -66,7 +66,7 @@ def test_the_axes_are_those_of_relion() -> None:
 
 @pytest.mark.parametrize("name", ["", "c", "C0", "C100", "D", "D-2", "Q", "I3", "C4 D2", "O1"])
 def test_an_unknown_name_is_refused_with_the_accepted_ones(name: str) -> None:
-    with pytest.raises(ValueError, match="C1 to C99, D1 to D99, T, O, I"):
+    with pytest.raises(ValueError, match="C1 to C99, D1 to D99, T, O or I"):
         parse_group(name)
 
 

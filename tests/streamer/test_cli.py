@@ -169,7 +169,7 @@ def test_a_missing_stack_is_one_line(star: Path, tmp_path: Path) -> None:
     lonely.write_text(star.read_text())
     done = inside("run", str(lonely), f"--out={tmp_path / 'o'}")
     assert done.returncode == 2
-    assert "data root" in one_line(done.stderr)
+    assert "--data-root" in one_line(done.stderr)
     assert not (tmp_path / "o").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ from streamer.preview import (
     preview_arrays,
     projections,
 )
+from streamer.series import write_class_maps
 from streamer.timeline import timeline_png
 from streamer.views import fourier_coverage, orientation_coverage, view_density
 
@@ -345,7 +347,7 @@ def test_how_far_a_stopped_run_had_come_is_said() -> None:
     assert stopped_words(0, 0, "waiting") == "stopped early, before the first particle"
     assert stopped_words(9, 3000, "initial") == "stopped early: 9 of 3,000 particles learned from"
     all_of_them = "stopped early: all 3,000 particles learned from"
-    assert stopped_words(3000, 3000, "initial") == f"{all_of_them}, no map chosen yet"
+    assert stopped_words(3000, 3000, "initial") == f"{all_of_them}, no map chosen"
     assert stopped_words(3000, 3000, "final") == f"{all_of_them}, not all replays made"
 
 
@@ -386,10 +388,48 @@ def test_a_resolution_that_is_not_there_is_explained_once_no_more_comes(
         timeline_png(
             [replace(reports(1)[0], resolution_angstrom=(None,))], caption_of(snapshot, title="")
         )
-        assert any(
-            "best resolution none: near-ball: no two starts agree" in words for words in written
-        )
+        assert any("no resolution (near-ball: no two starts agree)" in words for words in written)
         written.clear()
+
+
+@pytest.mark.parametrize("n_classes", [1, 2, 8])
+@pytest.mark.parametrize("over", [False, True])
+def test_what_is_missing_when_a_session_is_over_is_not_still_to_come(
+    written: list[str], n_classes: int, over: bool
+) -> None:
+    none = a_class(blob(z=0, y=0, x=0), resolution=None)
+    none = replace(none, why_none="racing", view_histogram=np.zeros_like(none.view_histogram))
+    snapshot = replace(a_snapshot(1), classes=(none,) * n_classes)
+    caption = caption_of(snapshot, title="", over=over)
+    snapshot_png(snapshot, caption)
+    nothing = replace(reports(1, n_classes=n_classes)[0], resolution_angstrom=(None,) * n_classes)
+    timeline_png([nothing], caption)
+    assert any(re.search(r"\byet\b", words) for words in written) == (not over)
+    assert ("no views" in written) == over
+    header = "no resolution (no map chosen)" if over else "no resolution yet"
+    assert any(header in words for words in written)
+
+
+@pytest.mark.parametrize(
+    ("over", "empty", "words"),
+    [
+        (False, False, "resolution not measured yet"),
+        (False, True, "no map yet"),
+        (True, False, "no resolution"),
+        (True, True, "no map"),
+    ],
+)
+def test_the_label_of_a_map_says_why_it_has_no_resolution(
+    tmp_path: Path, over: bool, empty: bool, words: str
+) -> None:
+    snapshot = a_snapshot(1)
+    item = replace(snapshot.classes[0], resolution_angstrom=None)
+    if empty:
+        item = replace(item, volume=np.zeros_like(item.volume))
+    more: dict[str, Any] = {"index": 0, "snapshot": snapshot, "session_id": "s", "over": over}
+    paths = write_class_maps(tmp_path, item, **more)
+    with mrcfile.open(paths["map"]) as file:
+        assert file.get_labels()[3] == f"{item.particles} particles, {words}"
 
 
 def test_the_phase_of_a_session_is_final_once_each_class_is() -> None:
