@@ -46,7 +46,9 @@ __all__ = [
     "Settings",
     "SnapshotSettings",
     "load_settings",
+    "training_changes",
     "training_digest",
+    "training_settings",
     "with_flag",
 ]
 
@@ -344,8 +346,26 @@ def training_digest(settings: Settings) -> str:
     Where results go and how often they are shown may change between two runs of one session;
     the engine's parameters may not.
     """
+    text = json.dumps(training_settings(settings), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def training_settings(settings: Settings) -> dict[str, Any]:
+    """Give what decides the model, by name: what `training_digest` is the digest of."""
     # A GPU rounds otherwise than a CPU, and a session promises the same bits after any crash: the
     # kind of device belongs to the model. Which of several GPUs does not.
     kind = settings.device.partition(":")[0]
-    text = json.dumps({"device": kind, **asdict(settings.engine)}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return {"device": kind, **asdict(settings.engine)}
+
+
+def training_changes(settings: Settings, before: Mapping[str, Any]) -> list[str]:
+    """Say which of the `training_settings` are others than ``before``, with both values."""
+    now = json.loads(json.dumps(training_settings(settings)))
+    changes = []
+    for name in sorted({*now, *before}):
+        if name in now and name in before and now[name] == before[name]:
+            continue
+        old, new = (json.dumps(one[name]) if name in one else "unknown" for one in (before, now))
+        setting = name if name == "device" else f"engine.{name}"
+        changes.append(with_flag(f"{setting} was {old}, is {new}"))
+    return changes

@@ -14,7 +14,7 @@ from typing import Literal
 from reconstruct.types import StepReport
 from schemas.control import SessionState as Activity
 from streamer.ahead import Ahead, Idle, ReadAhead
-from streamer.config import training_digest
+from streamer.config import training_digest, training_settings
 from streamer.desk import Desk
 from streamer.errors import RetentionGapError
 from streamer.findings import lasting
@@ -64,6 +64,7 @@ class Loop:
         self._saved_step = state.step
         self._lag_at_s = float("-inf")
         self._digest = training_digest(parts.settings)
+        self._training = training_settings(parts.settings)
 
     def run(self, *, fresh: bool) -> Outcome:
         """Work until the session has ended (``"ended"``) or a stop is requested (``"stopped"``).
@@ -272,7 +273,12 @@ class Loop:
         state.balance()
         state.output_positions = parts.outbox.ends()
         parts.hook("saving")
-        meta, arrays = to_checkpoint(state, session_id=parts.settings.session, digest=self._digest)
+        meta, arrays = to_checkpoint(
+            state,
+            session_id=parts.settings.session,
+            digest=self._digest,
+            training=self._training,
+        )
         stored = 0 if state.engine is None else state.engine.particles_stored
         self._saved_at_s = parts.clock_s()
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from schemas.topics import Topics
 from streamer.checkpoint import Checkpoint, CheckpointStore
-from streamer.config import Settings, training_digest
+from streamer.config import Settings, training_changes, training_digest
 from streamer.crashes import CrashNotes
 from streamer.errors import CheckpointError, ConfigurationError
 from streamer.lease import Lease
@@ -211,8 +211,10 @@ def _state(
                     f"Go on with --device {device}, or begin a new session with another --session "
                     "and --out",
                 )
+        known = checkpoint.meta.get("training")  # not of checkpoints of earlier states
+        changes = "" if known is None else ": " + "; ".join(training_changes(settings, known))
         raise CheckpointError(
-            f"session {found!r} was begun with other engine settings",
+            f"session {found!r} was begun with other engine settings{changes}",
             "Restore them to go on, or begin a new session with another --session and --out",
         )
     return from_checkpoint(checkpoint, factory, settings.engine, recent_limit=limit)

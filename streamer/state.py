@@ -166,13 +166,22 @@ _PLAIN = (
 
 
 def to_checkpoint(
-    state: SessionState, *, session_id: str, digest: str
+    state: SessionState, *, session_id: str, digest: str, training: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Give the part of a session that changes, ready to write."""
+    """Give the part of a session that changes, ready to write.
+
+    Parameters
+    ----------
+    digest
+        Of the settings that decide the model.
+    training
+        These settings, to name those that are others when it goes on.
+    """
     engine_meta, arrays = (None, {}) if state.engine is None else state.engine.dump()
     meta = {
         "session": session_id,
         "training_digest": digest,
+        "training": dict(training),
         "geometry": None if state.geometry is None else asdict(state.geometry),
         "engine": engine_meta,
         "positions": _positions_out(state.positions),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from reconstruct.presets import PRESETS
 from reconstruct.types import EngineSettings
 from streamer.cli import settings_from
-from streamer.config import load_settings, training_digest
+from streamer.config import load_settings, training_changes, training_digest, training_settings
 from streamer.errors import ConfigurationError
 
 
@@ -95,6 +96,19 @@ def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:
 def test_the_password_never_shows() -> None:
     settings = load_settings(None, {"kafka.sasl_password": "hush"})
     assert "hush" not in repr(settings)
+
+
+def test_settings_that_differ_are_named_with_both_values() -> None:
+    before = json.loads(json.dumps(training_settings(load_settings())))
+    assert training_changes(load_settings(None, {"checkpoint.every_s": 1}), before) == []
+    given = {"engine.n_classes": 3, "engine.noise_model": "white", "device": "cuda:1"}
+    before["given_up"] = 1  # by a later version
+    assert training_changes(load_settings(None, given), before) == [
+        'device was "auto", is "cuda"',
+        "engine.given_up was 1, is unknown",
+        "--classes (setting engine.n_classes) was 1, is 3",
+        'engine.noise_model was "coloured", is "white"',
+    ]
 
 
 def test_only_the_engines_parameters_and_the_kind_of_device_decide_the_training_digest() -> None:

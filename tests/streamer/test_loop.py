@@ -339,9 +339,13 @@ def test_other_engine_settings_are_refused_with_a_remedy(make_bench: MakeBench) 
     bench = make_bench()
     bench.send_batches(0)
     bench.run_until_idle()
-    other = Bench(bench.folder, bench.bus, {**bench.overrides, "engine.seed": 5})
-    with pytest.raises(CheckpointError, match="new session"):
+    more = {"engine.seed": 5, "engine.symmetry": "D7"}
+    other = Bench(bench.folder, bench.bus, {**bench.overrides, **more})
+    with pytest.raises(CheckpointError, match="new session") as refused:
         other.run()
+    for words in ("engine.seed", " was 0, is 5; ", "engine.symmetry", ' was "C1", is "D7"'):
+        assert words in refused.value.problem
+    assert refused.value.problem.count(" was ") == 3  # begun, and these two
     other.close()
 
 
