@@ -16,6 +16,7 @@ RUN_AGAIN = (
     "of serve continues where it stopped)"
 )
 SERVE_AGAIN = "the same command continues where it stopped"
+_OUTSIDE = "path_outside_roots"
 
 
 def tell_end(console: Console, settings: Settings, finished: Finished, *, go_on: str) -> None:
@@ -60,12 +61,13 @@ def refuse_unused(finished: Finished, session: str) -> None:
     if finished.outcome != "ended" or state.step or not (books.quarantined or state.last_refusal):
         return
     reason = next(iter(state.ledger.quarantined), "")  # a process later, all that is known
-    why = state.first_problem or state.last_refusal or REASONS.get(reason, reason)
+    known = {**REASONS, _OUTSIDE: "stacks lie outside of the roots, which are given with --root"}
+    why = state.first_problem or state.last_refusal or known.get(reason, reason)
     again = "send the particles again to a new session, with another --session and --out"
     remedy = f"Mend what dead-letter list names and {again}"
-    if reason == "path_outside_roots":
+    if reason == _OUTSIDE:
         remedy = (
-            "This session has ended and learns nothing from a replay: start serve with --root DIR "
-            "and another --out, and the particles are read from the log once more"
+            "As this session has ended, start serve with that --root and another --out instead of "
+            "a replay: the particles are read from the log once more"
         )
     raise ConfigurationError(f"no particle of session {session} could be used: {why}", remedy)

@@ -34,9 +34,8 @@ _GAP = 4  # between tiles of one kind
 _MAX_TILE_SOURCE = 256  # no picture tile is larger, so no more pixels are resampled
 _MOST_IN_HEADER = 10  # resolutions that fit side by side
 _PROJECTION_NAMES = ("along z", "along y", "along x")
-_AT_REST = (
-    "This class has no map: what it held went to others, or was noise. A new species may take it."
-)
+_AT_REST = "This class has no map: what it held went to others, or was noise."
+_FREE = " A new species may take it."
 _SLICE_NAMES = ("xy, z = 0", "xz, y = 0", "yz, x = 0")
 
 
@@ -228,7 +227,8 @@ def _draw_table(page: Page, layout: _Layout, snapshot: Snapshot, caption: Captio
         row = top + index * layout.row_height
         _draw_label(page, row, layout, index, item, caption)
         if not np.any(item.volume):  # black squares would look like maps that went wrong
-            page.text(left_tiles, row + layout.tile / 2 + 2, _AT_REST, size=10, colour=MUTED)
+            words = _AT_REST if caption.over else _AT_REST + _FREE
+            page.text(left_tiles, row + layout.tile / 2 + 2, words, size=10, colour=MUTED)
             continue
         _draw_tiles(page, left_tiles, row, layout.tile, projections(item.volume))
         _draw_tiles(page, left_slices, row, layout.tile, central_slices(item.volume))
