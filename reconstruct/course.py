@@ -144,20 +144,22 @@ class Course:
 
     # ---- replay
 
-    @property
-    def stream_replays(self) -> float:
-        """Earlier particles that are shown again for each new one, once there is a map."""
-        return self.settings.stream_replays or 0.0
+    def again_each(self, held: int) -> float:
+        """Earlier particles that are shown again for each new one, once there is a map.
 
-    def train(self, new: int) -> None:
+        Of a sample ``held`` of all as large a part, or its particles would count for more.
+        """
+        return (self.settings.stream_replays or 0.0) * min(1.0, held / max(self.trained, 1))
+
+    def train(self, new: int, *, held: int) -> None:
         """Count ``new`` particles, and once there is a map what is to be shown again for them."""
         self.trained += new
         if not self.racing:
-            self.owed += self.stream_replays * new
+            self.owed += self.again_each(held) * new
 
     def new_before_again(self, held: int) -> int:
         """New particles until earlier ones of the ``held`` are shown again."""
-        each = self.stream_replays
+        each = self.again_each(held)
         if not each:
             return sys.maxsize
         return max(0, math.ceil((self._replayed_at_once(held) - self.owed) / each))

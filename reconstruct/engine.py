@@ -226,14 +226,14 @@ class Engine(Races):
         while course.racing and course.trained:
             yield self._race_again(min(course.race_particles, course.trained))
         self._ahead.forget()
-        while not course.replayed_enough(self._leader.radius, len(self._replayable)):
+        while not course.replayed_enough(self._leader.radius, self._held):
             again = course.replay(self._leader.radius, self._replayable)
             yield self._replay(again, window=math.inf)
         self._leader.catch_up(self._workers)
 
     def _train_new(self, rows: Rows) -> StepReport:
         self._noise.count(np.asarray(self._store["optics_group"][rows], dtype=np.intp))
-        self._course.train(len(rows))
+        self._course.train(len(rows), held=self._store.held(self._course.trained + len(rows)))
         report = self._update(rows, new=len(rows), cold=self._course.racing)
         if told := self._choose_pace():
             report = with_events(report, told)
@@ -288,7 +288,7 @@ class Engine(Races):
         result: LearnResult | None = None
         with _BLAS.limit(limits=1, user_api="blas"):
             if new and not cold and steady and len(self._awake) == 1:
-                until_replay = self._course.new_before_again(len(self._replayable)) + new
+                until_replay = self._course.new_before_again(self._held) + new
                 waiting = min(self._usable - int(rows[0]), until_replay)
                 ahead = self._ahead.take(leader_before, rows, waiting=waiting, noise=noise)
             rows, half = self._store.by_half(rows)
@@ -297,7 +297,7 @@ class Engine(Races):
             for learner in self._awake:
                 remembered = window or memory_window(
                     self._course.trained, learner.presented, cold=cold, schedule=learner.schedule,
-                    replays=self._course.stream_replays,
+                    replays=self._course.again_each(self._held),
                 )  # fmt: skip
                 remembered = spherical.window_of(learner, remembered)
                 if ahead is not None:

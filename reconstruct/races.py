@@ -107,10 +107,14 @@ class Races(ABC):
         return self._store.replayable(self._course.trained)
 
     @property
+    def _held(self) -> int:
+        """How many particles can be presented again."""
+        return self._store.held(self._course.trained)
+
+    @property
     def _again_due(self) -> bool:
         """Whether earlier particles are shown again next, between new ones."""
-        course = self._course
-        return course.owed > 0 and course.new_before_again(len(self._replayable)) == 0
+        return self._course.new_before_again(self._held) == 0
 
     @property
     def _starts(self) -> int:

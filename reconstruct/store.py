@@ -97,6 +97,12 @@ class ParticleStore:
         recent = np.arange(min(self._aged, trained), trained)
         return np.concatenate([np.array(self._sample, np.intp), recent])
 
+    def held(self, trained: int) -> int:
+        """How many rows ``replayable`` gives."""
+        if self._limit is None:
+            return trained
+        return len(self._sample) + trained - min(self._aged, trained)
+
     def holds(self, rows: npt.NDArray[np.integer]) -> npt.NDArray[np.bool_]:
         """Whether the spectra of the particles ``rows`` are held."""
         return np.asarray(self["slot"][rows] >= 0)

@@ -65,7 +65,7 @@ def in_the_stream(course: Course, new: int) -> list[int]:
     """Rows that are shown again between ``new`` particles, 50 at a time, and those before them."""
     shown: list[int] = []
     for _ in range(0, new, 50):
-        course.train(50)
+        course.train(50, held=course.trained + 50)
         while course.owed and not course.new_before_again(course.trained):
             again = course.again(np.arange(course.trained))
             assert again.kept == 1.0
@@ -102,7 +102,7 @@ def test_particles_that_were_shown_again_are_sought_near_their_poses() -> None:
     course = Course(settings, Schedule(), trained=PARTICLES, racing=False)
     everywhere = []
     for _ in range(30):
-        course.train(100)
+        course.train(100, held=course.trained + 100)
         everywhere.append((course.again_cycle, course.again(np.arange(course.trained)).everywhere))
     assert all(all_over for _, all_over in everywhere[1:6])  # the first round
     later = [all_over for cycle, all_over in everywhere if cycle > 1]
@@ -113,3 +113,11 @@ def test_without_replays_in_the_stream_none_is_due() -> None:
     course = Course(SETTINGS, Schedule(), racing=False)
     assert in_the_stream(course, 1000) == []
     assert course.new_before_again(1000) > 10**9
+
+
+def test_a_sample_is_shown_again_by_its_share() -> None:
+    settings = EngineSettings(minibatch_final=100, stream_replays=2.0)
+    course = Course(settings, Schedule(), trained=9 * PARTICLES, racing=False)
+    course.train(PARTICLES, held=PARTICLES)
+    assert np.isclose(course.owed, 0.2 * PARTICLES)
+    assert course.again_each(PARTICLES) == 0.2

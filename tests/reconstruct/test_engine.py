@@ -175,6 +175,21 @@ def test_spare_time_of_the_stream_goes_to_earlier_particles() -> None:
     assert differing(engine, with_spare_time().engine) == []
 
 
+def test_a_sample_is_shown_again_in_the_stream_and_comes_back_with_the_same_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("reconstruct.store.RECENT", 30)  # with the sample all that the race shows
+    settings = replace(SETTINGS, stream_replays=6.0, store_particles=120)
+    whole = run(settings, particles())
+    again = [one for one in whole.reports if one.replayed_particles and one.phase != "initial"]
+    assert any(one.particles_seen < PARTICLES for one in again)
+    engine = Engine(settings, GEOMETRY)
+    engine.add(particles())
+    while (engine.step() if engine.ready else next(engine.finish(), None)) is not None:
+        engine = reloaded(engine, settings)
+    assert differing(engine, whole.engine) == []
+
+
 @pytest.mark.parametrize("wrong", [-1.0, 11.0, float("nan")])
 def test_replays_in_the_stream_have_a_range(wrong: float) -> None:
     with pytest.raises(ValueError, match="stream_replays must be from 0 to 10"):

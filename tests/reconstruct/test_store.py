@@ -181,6 +181,8 @@ def test_the_last_particles_are_always_held(monkeypatch: pytest.MonkeyPatch) -> 
     assert store.holds(np.arange(370)).sum() == 50
     held = store.replayable(400)
     assert np.array_equal(np.sort(held), np.flatnonzero(store.holds(np.arange(400))))
+    assert store.held(400) == len(held) == 80
+    assert ParticleStore(COEFFICIENTS).held(12) == 12
 
 
 @pytest.mark.parametrize("recent", [0, 30])
