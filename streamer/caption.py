@@ -38,9 +38,9 @@ _WHY: Mapping[WhyNone | None, str] = {
     "sharing": "half-maps not independent",
     "few_particles": "too few particles",
     "noise": "no better than noise",
-    "starts_disagree": "near-ball: no two starts agree",
+    "starts_disagree": "nearly a ball, no two starts agree",
     "in_doubt": "map may be wrong",
-    "near_ball": "nearly a ball: name its symmetry",
+    "near_ball": "nearly a ball, name its symmetry",
     "halves_disagree": "half-maps disagree",
     None: "",
 }

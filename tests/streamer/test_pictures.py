@@ -384,11 +384,11 @@ def test_a_resolution_that_is_not_there_is_explained_once_no_more_comes(
         written.clear()
         snapshot_png(snapshot, caption_of(snapshot, title=""))
         assert not any("not yet" in words for words in written)
-        assert any("near-ball: no two starts agree" in words for words in written)
+        assert any("nearly a ball, no two starts agree" in words for words in written)
         timeline_png(
             [replace(reports(1)[0], resolution_angstrom=(None,))], caption_of(snapshot, title="")
         )
-        assert any("no resolution (near-ball: no two starts agree)" in words for words in written)
+        assert any("no resolution (nearly a ball, no two starts agree)" in words for words in written)
         written.clear()
 
 
