@@ -388,7 +388,8 @@ def test_a_resolution_that_is_not_there_is_explained_once_no_more_comes(
         timeline_png(
             [replace(reports(1)[0], resolution_angstrom=(None,))], caption_of(snapshot, title="")
         )
-        assert any("no resolution (nearly a ball, no two starts agree)" in words for words in written)
+        why = "no resolution (nearly a ball, no two starts agree)"
+        assert any(why in words for words in written)
         written.clear()
 
 
