@@ -39,7 +39,7 @@ from reconstruct.types import Geometry, Snapshot, StepReport
 from schemas.topics import Topics
 from streamer.checkpoint import Saved
 from streamer.config import Settings, load_settings
-from streamer.engines import open_device
+from streamer.engines import open_device, with_spare_time
 from streamer.host import engine_factory, metrics_server
 from streamer.intake import Taken
 from streamer.microscope import Pace, play
@@ -148,18 +148,16 @@ def _chunks(options: argparse.Namespace, particles: int, seed: int) -> Iterator[
 
 def _settings(options: argparse.Namespace, bus: str, out: Path, prefix: str) -> Settings:
     given = dict(item.split("=", 1) for item in options.set)
-    return load_settings(
-        None,
-        {
-            "bus": bus,
-            "topics_prefix": prefix,
-            "session": "latency",
-            "out": out,
-            "device": options.device,
-            "metrics.port": 0,
-            **given,
-        },
-    )
+    wanted = {
+        "bus": bus,
+        "topics_prefix": prefix,
+        "session": "latency",
+        "out": out,
+        "device": options.device,
+        "metrics.port": 0,
+        **given,
+    }
+    return with_spare_time(load_settings(None, wanted))
 
 
 def _produce(options: argparse.Namespace) -> None:

@@ -343,8 +343,8 @@ def _sections() -> str:
 def training_digest(settings: Settings) -> str:
     """Digest of what decides the model, so that a checkpoint is never continued with other values.
 
-    Where results go and how often they are shown may change between two runs of one session;
-    the engine's parameters may not.
+    Where results go, how often they are shown and how much spare time earlier particles get may
+    change between two runs of one session; the engine's other parameters may not.
     """
     text = json.dumps(training_settings(settings), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -355,7 +355,9 @@ def training_settings(settings: Settings) -> dict[str, Any]:
     # A GPU rounds otherwise than a CPU, and a session promises the same bits after any crash: the
     # kind of device belongs to the model. Which of several GPUs does not.
     kind = settings.device.partition(":")[0]
-    return {"device": kind, **asdict(settings.engine)}
+    engine = asdict(settings.engine)
+    del engine["stream_replays"]  # a session that lags behind must be able to go on without
+    return {"device": kind, **engine}
 
 
 def training_changes(settings: Settings, before: Mapping[str, Any]) -> list[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from reconstruct.engine import Engine
 
 __all__ = [
+    "LIVE_REPLAYS",
     "DeviceEngines",
     "check_engine_settings",
     "check_geometry",

@@ -11,6 +11,7 @@ from reconstruct.presets import PRESETS
 from reconstruct.types import EngineSettings
 from streamer.cli import settings_from
 from streamer.config import load_settings, training_changes, training_digest, training_settings
+from streamer.engines import LIVE_REPLAYS, with_spare_time
 from streamer.errors import ConfigurationError
 
 
@@ -115,6 +116,7 @@ def test_only_the_engines_parameters_and_the_kind_of_device_decide_the_training_
     plain = training_digest(load_settings())
     assert training_digest(load_settings(None, {"checkpoint.every_s": 1})) == plain
     assert training_digest(load_settings(None, {"engine.seed": 1})) != plain
+    assert training_digest(load_settings(None, {"engine.stream_replays": 0})) == plain
     digests = {
         device: training_digest(load_settings(None, {"device": device}))
         for device in ("cpu", "cuda:0", "cuda:1")
@@ -151,3 +153,10 @@ def test_a_flag_may_name_another_preset_than_the_file(tmp_path: Path) -> None:
 def test_an_unknown_preset_is_refused_with_those_there_are() -> None:
     with pytest.raises(ConfigurationError, match="high-symmetry, junk-removal, small-membrane"):
         load_settings(None, {"preset": "junk"})
+
+
+def test_a_live_session_gives_its_spare_time_to_earlier_particles_unless_it_is_set() -> None:
+    assert with_spare_time(load_settings()).engine.stream_replays == LIVE_REPLAYS
+    for given in (0.0, 3.0):
+        settings = load_settings(None, {"engine.stream_replays": given})
+        assert with_spare_time(settings).engine.stream_replays == given
