@@ -58,10 +58,10 @@ class Displaced(Protocol):
 def gathered(sums: Float64, found: LearnResult) -> Float64:
     """Sums (K, 4, 4) of a class's displacement, with those of another update taken in.
 
-    Of each particle's best pose the rows (a, s) of x and of y: a of the rotation A, s of the shift
-    in pixels. A map displaced by d makes s = a . d + its own.
+    Of each particle's best pose, in the class that explains it best, the rows (a, s) of x and of y:
+    a of the rotation A, s of the shift in pixels. A map displaced by d makes s = a . d + its own.
     """
-    classes = found.poses.class_index[:, 0]
+    classes = np.argmax(found.class_mass, axis=1)  # as a device tells it
     rotation = found.poses.rotation[:, 0].reshape(-1, 3, 3)[:, :2].astype(np.float64)
     rows = np.concatenate([rotation, found.poses.shift[:, 0, :, None]], axis=2)  # (b, 2, 4)
     now = sums.copy()
