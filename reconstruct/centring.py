@@ -8,6 +8,7 @@ measurements.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,18 +18,14 @@ from reconstruct.backend import Backend
 from reconstruct.learned import LearnResult
 from reconstruct.siblings import Siblings
 from reconstruct.store import ParticleStore
-from reconstruct.symmetry import (
-    parse_group,
-    shift_poses,
-    shift_statistics,
-    storable_statistics,
-)
+from reconstruct.symmetry import changed_statistics, parse_group, shift_poses, shift_statistics
 from reconstruct.types import Centring
-from reconstruct.update import MapGrid, symmetric_plane
+from reconstruct.update import MapGrid
 
-__all__ = ["Displaced", "centre", "displacement", "gathered", "recentre", "turned"]
+__all__ = ["Displaced", "centre", "displacement", "gathered", "recentre", "shift_with", "turned"]
 
 Float64 = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
 
 MEMORY = 1500.0  # presentations of a class that its sums remember
 LEAST_PIXELS = 0.2  # a map nearer to the centre than this stays where it is
@@ -122,13 +119,10 @@ def centre(learner: Displaced) -> Float64:
 
 
 def _move(learner: Displaced, k: int, move: Float64) -> None:
-    statistics = learner.backend.asnumpy(learner.statistics[:, k]).copy()
-    reach = (statistics.shape[1] - 1) // 2
-    for h in (0, 1):
-        crop = symmetric_plane(statistics[h], reach)
-        crop = shift_statistics(crop, move, padded=learner.grid.padded)
-        statistics[h] = storable_statistics(crop)
-    learner.statistics[:, k] = learner.backend.asarray(statistics)
+    moved = partial(shift_statistics, displacement_pixels=move, padded=learner.grid.padded)
+    held = learner.backend.asnumpy(learner.statistics[:, k])
+    changed = np.stack([changed_statistics(half, moved) for half in held])
+    learner.statistics[:, k] = learner.backend.asarray(changed)
     if learner.velocity is not None:
         learner.velocity[:, k] = 0  # of a map that lay elsewhere
     learner.shift_sums[k] = turned(learner.shift_sums[k], np.eye(3), move)
@@ -139,9 +133,19 @@ def _move(learner: Displaced, k: int, move: Float64) -> None:
 def recentre(learner: Displaced, store: ParticleStore) -> Float64:
     """``centre`` the maps of a session, and correct the shifts of the particles with them."""
     moves = centre(learner)
-    classes = np.asarray(store["class_index"], dtype=np.int32)
     for k in np.flatnonzero(moves.any(axis=1)):
-        rows = np.flatnonzero(classes == k)
-        rotations = np.asarray(store["rotation"][rows], dtype=np.float64).reshape(-1, 3, 3)
-        store["shift"][rows] = shift_poses(rotations, store["shift"][rows], -moves[k])
+        shift_with(store, int(k), -moves[k])
     return moves
+
+
+def shift_with(store: ParticleStore, k: int, move: Float64) -> tuple[Rows, Float64]:
+    """Correct the shifts of the particles of class ``k``, whose map was moved by ``move`` pixels.
+
+    Returns
+    -------
+    Their rows of the store, and their rotations (n, 3, 3).
+    """
+    rows = np.flatnonzero(store["class_index"] == k)
+    rotations = np.asarray(store["rotation"][rows], dtype=np.float64).reshape(-1, 3, 3)
+    store["shift"][rows] = shift_poses(rotations, store["shift"][rows], move)
+    return rows, rotations

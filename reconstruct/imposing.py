@@ -8,24 +8,24 @@ average over the group is taken afresh whenever a map is made.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
-from reconstruct.centring import turned
+from reconstruct.centring import shift_with, turned
 from reconstruct.learner import Learner
 from reconstruct.snapshot import class_volume
 from reconstruct.store import ParticleStore
 from reconstruct.symmetry import (
+    changed_statistics,
     parse_group,
     rotate_poses,
     rotate_statistics,
-    shift_poses,
     shift_statistics,
-    storable_statistics,
     symmetrise_statistics,
 )
 from reconstruct.symmetry_naming import SymmetryVerdict, find_axes
-from reconstruct.update import symmetric_plane
 
 __all__ = ["impose", "nowhere", "release", "seek_axes"]
 
@@ -50,8 +50,6 @@ def impose(
     restart_radius: int,
 ) -> None:
     """Turn a session into ``group``'s frame and go on from ``restart_radius`` shells."""
-    classes = np.asarray(store["class_index"], dtype=np.int32)
-    rotations, shifts = store["rotation"], store["shift"]
     statistics = learner.backend.asnumpy(learner.statistics)
     for k, verdict in enumerate(axes):
         for h in (0, 1):
@@ -59,10 +57,8 @@ def impose(
         learner.shift_sums[k] = turned(
             learner.shift_sums[k], verdict.axes, verdict.displacement_pixels
         )
-        rows = np.flatnonzero(classes == k)
-        old = np.asarray(rotations[rows], dtype=np.float64).reshape(-1, 3, 3)
-        shifts[rows] = shift_poses(old, shifts[rows], verdict.displacement_pixels)
-        rotations[rows] = rotate_poses(old, verdict.axes).reshape(-1, 9)
+        rows, old = shift_with(store, k, verdict.displacement_pixels)
+        store["rotation"][rows] = rotate_poses(old, verdict.axes).reshape(-1, 9)
     learner.statistics = learner.backend.asarray(statistics)
     learner.velocity = None  # it is in the frame that was left
     learner.group = group
@@ -76,10 +72,9 @@ def release(learner: Learner) -> None:
     """
     operators = parse_group(learner.group).operators
     statistics = learner.backend.asnumpy(learner.statistics)
-    reach = (statistics.shape[2] - 1) // 2
+    averaged = partial(symmetrise_statistics, operators=operators)
     for place in np.ndindex(*statistics.shape[:2]):
-        crop = symmetrise_statistics(symmetric_plane(statistics[place], reach), operators)
-        statistics[place] = storable_statistics(crop)
+        statistics[place] = changed_statistics(statistics[place], averaged)
     learner.statistics = learner.backend.asarray(statistics)
     learner.velocity = None  # of a map with the group
     learner.group = "C1"
@@ -89,10 +84,11 @@ def release(learner: Learner) -> None:
 def _turned(
     statistics: npt.NDArray[np.float32], verdict: SymmetryVerdict, *, padded: int
 ) -> npt.NDArray[np.float32]:
-    reach = (statistics.shape[0] - 1) // 2
-    crop = symmetric_plane(statistics, reach)
-    crop = shift_statistics(crop, verdict.displacement_pixels, padded=padded)
-    return storable_statistics(rotate_statistics(crop, verdict.axes))
+    def change(crop: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        moved = shift_statistics(crop, verdict.displacement_pixels, padded=padded)
+        return rotate_statistics(moved, verdict.axes)
+
+    return changed_statistics(statistics, change)
 
 
 def nowhere(group: str) -> SymmetryVerdict:

@@ -17,6 +17,7 @@ cryoSPARC puts the 2-fold axis of ``Dn`` along y; the other axes that it documen
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -25,11 +26,13 @@ import numpy.typing as npt
 
 from reconstruct import kernels_symmetry
 from reconstruct.rotations import matrix_from_vector
+from reconstruct.update import symmetric_plane
 
 __all__ = [
     "ACCEPTED_NAMES",
     "Group",
     "asymmetric_unit",
+    "changed_statistics",
     "is_subgroup",
     "parse_group",
     "rotate_poses",
@@ -220,6 +223,12 @@ def shift_statistics(crop: Float32, displacement_pixels: Float64, *, padded: int
     phase = ramps[2][:, None, None] * ramps[1][None, :, None] * ramps[0][None, None, reach:]
     moved = (crop[..., 0] + 1j * crop[..., 1]) * phase
     return np.stack([moved.real, moved.imag, crop[..., 2]], axis=-1).astype(np.float32)
+
+
+def changed_statistics(held: Float32, change: Callable[[Float32], Float32]) -> Float32:
+    """Statistics (g, g, reach + 2, 3) as a learner holds them, after ``change`` of their crop."""
+    reach = (held.shape[0] - 1) // 2
+    return storable_statistics(change(symmetric_plane(held, reach)))
 
 
 def storable_statistics(crop: Float32) -> Float32:

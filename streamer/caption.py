@@ -20,7 +20,6 @@ __all__ = [
     "NO_CAPTION",
     "SEPARATOR",
     "Caption",
-    "best_resolution_words",
     "caption_of",
     "few_words",
     "no_resolution_words",
@@ -55,7 +54,7 @@ class Caption:
     stopped: str = ""  # in words, if the session was stopped early
     over: bool = False  # no more particles come
     phase: Phase | None = None  # where the session stands, if not as its steps say
-    no_resolution: str = "not yet"  # what is said where no class has a resolution
+    why: str = ""  # in words, why no class has a resolution, if that is the same for all
 
     def stands(self, phase: Phase, class_phases: Sequence[Phase]) -> Phase:
         """Where the session stands; by the phases of a step where nothing else was said."""
@@ -67,12 +66,16 @@ class Caption:
         return "none" if self.over else "not yet"
 
     @property
+    def no_resolution(self) -> str:
+        """What is said where no class has a resolution."""
+        return f"{self.none}: {self.why}" if self.why else self.none
+
+    @property
     def no_best(self) -> str:
         """What is said in place of the best resolution where no class has one."""
         if not self.over:
             return "no resolution yet"
-        why = self.no_resolution.removeprefix("none").removeprefix(": ")
-        return f"no resolution ({why})" if why else "no resolution"
+        return f"no resolution ({self.why})" if self.why else "no resolution"
 
     @property
     def no_views(self) -> str:
@@ -108,7 +111,7 @@ def caption_of(
         stopped=stopped,
         over=over,
         phase=phase_told(snapshot.phase, [item.phase for item in snapshot.classes]),
-        no_resolution=best_resolution_words(snapshot.classes, over=over),
+        why=_shared_reason(snapshot.classes, over=over),
     )
 
 
@@ -164,13 +167,10 @@ def no_resolution_words(item: ClassSnapshot, *, over: bool) -> str:
     return _WHY[item.why_none] if over and np.any(item.volume) else ""
 
 
-def best_resolution_words(classes: Sequence[ClassSnapshot], *, over: bool) -> str:
-    """Say that there is no resolution, and why where it is the same for all classes."""
-    if not over:
-        return "not yet"
+def _shared_reason(classes: Sequence[ClassSnapshot], *, over: bool) -> str:
+    """Say why there is no resolution, where that is known and the same for all classes."""
     reasons = {no_resolution_words(item, over=over) for item in classes if np.any(item.volume)}
-    only = reasons.pop() if len(reasons) == 1 else ""
-    return f"none: {only}" if only else "none"
+    return reasons.pop() if len(reasons) == 1 else ""
 
 
 def few_words(particles: int) -> str:

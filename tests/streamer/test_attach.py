@@ -9,26 +9,15 @@ import pytest
 import streamer.host
 from reconstruct.io.simulated import write_live
 from reconstruct.io.star import read_star
-from reconstruct.simulate import SimulationSettings, Species, simulate
-from reconstruct.structures import demo_particle
-from reconstruct.types import Geometry
 from schemas.particles import ReferencePayload
 from streamer.attach import Following, follow_file
 from tests.integration.processes import inside
 from tests.streamer.fake_engine import FakeEngine
-
-
-def _chunks(particles: int = 240):
-    geometry = Geometry(16, 12.0)
-    return simulate(
-        [Species(demo_particle(geometry))],
-        geometry,
-        settings=SimulationSettings(n_particles=particles, particles_per_micrograph=80),
-    )
+from tests.streamer.small_star import small_chunks
 
 
 def test_every_particle_comes_once_as_the_file_grows(tmp_path: Path) -> None:
-    growing = write_live(tmp_path, _chunks())
+    growing = write_live(tmp_path, small_chunks(240, per_micrograph=80))
     said: list[str] = []
     looks = 0
 
@@ -56,7 +45,7 @@ def test_every_particle_comes_once_as_the_file_grows(tmp_path: Path) -> None:
 
 
 def test_a_quiet_time_ends_it_after_one_more_look(tmp_path: Path) -> None:
-    list(write_live(tmp_path, _chunks(80)))
+    list(write_live(tmp_path, small_chunks(80, per_micrograph=80)))
     now = [0.0]
 
     def wait(seconds: float) -> bool:
@@ -78,7 +67,7 @@ def test_a_quiet_time_ends_it_after_one_more_look(tmp_path: Path) -> None:
 
 def test_run_follow_ends_with_maps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamer.host, "engine_factory", lambda backend: FakeEngine)
-    list(write_live(tmp_path / "live", _chunks()))
+    list(write_live(tmp_path / "live", small_chunks(240, per_micrograph=80)))
     out = tmp_path / "out"
     done = inside(
         "run", str(tmp_path / "live" / "particles.star"), f"--out={out}", "--follow",
@@ -93,7 +82,7 @@ def test_attach_sends_the_particles_and_ends_the_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streamer.host, "engine_factory", lambda backend: FakeEngine)
-    list(write_live(tmp_path / "live", _chunks()))
+    list(write_live(tmp_path / "live", small_chunks(240, per_micrograph=80)))
     where = (f"--bus=sqlite:///{tmp_path}/bus.db", "--session=grid1")
     sent = inside(
         "attach", "relion", str(tmp_path / "live" / "particles.star"), *where,

@@ -21,8 +21,6 @@ import streamer.host
 import streamer.run
 from reconstruct.io.simulated import write_set
 from reconstruct.io.star import read_star
-from reconstruct.simulate import SimulationSettings, Species, simulate
-from reconstruct.structures import demo_particle
 from reconstruct.types import EngineSettings, Geometry
 from streamer import cli
 from streamer.config import Settings
@@ -31,6 +29,7 @@ from streamer.engines import check_geometry
 from streamer.transports import open_transport
 from tests.integration.processes import ROOT, inside, lines_until, run, started
 from tests.streamer.fake_engine import FakeEngine
+from tests.streamer.small_star import small_chunks
 
 N = 260
 
@@ -43,13 +42,7 @@ def sums(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def star(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    geometry = Geometry(16, 12.0)
-    chunks = simulate(
-        [Species(demo_particle(geometry))],
-        geometry,
-        settings=SimulationSettings(n_particles=N, particles_per_micrograph=100),
-    )
-    return write_set(tmp_path_factory.mktemp("set"), chunks)
+    return write_set(tmp_path_factory.mktemp("set"), small_chunks(N, per_micrograph=100))
 
 
 def one_line(text: str) -> str:

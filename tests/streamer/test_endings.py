@@ -10,9 +10,6 @@ import pytest
 
 import streamer.host
 from reconstruct.io.simulated import write_set
-from reconstruct.simulate import SimulationSettings, Species, simulate
-from reconstruct.structures import demo_particle
-from reconstruct.types import Geometry
 from streamer import cli
 from streamer.ending import refuse_unused
 from streamer.errors import ConfigurationError
@@ -21,6 +18,7 @@ from streamer.state import SessionState
 from streamer.transports import open_transport
 from tests.integration.processes import inside, lines_until, started
 from tests.streamer.fake_engine import FakeEngine
+from tests.streamer.small_star import small_chunks
 
 N = 100
 
@@ -32,13 +30,7 @@ def sums(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def star(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    geometry = Geometry(16, 12.0)
-    chunks = simulate(
-        [Species(demo_particle(geometry))],
-        geometry,
-        settings=SimulationSettings(n_particles=N, particles_per_micrograph=N),
-    )
-    return write_set(tmp_path_factory.mktemp("set"), chunks)
+    return write_set(tmp_path_factory.mktemp("set"), small_chunks(N, per_micrograph=N))
 
 
 def test_a_demo_that_is_stopped_leaves_results_that_say_so(tmp_path: Path) -> None:
